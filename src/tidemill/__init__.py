@@ -1,0 +1,1 @@
+"""Tidemill runs the whole machine-learning lifecycle as one closed loop."""

@@ -1,0 +1,359 @@
+"""The declarative half of a project: what the user writes in Python, as frozen values.
+
+Every stage reads these; none adds behaviour to them. Names follow Feast (entity, feature view, service).
+A project's definitions are the module-level values of its `definitions.py`; nothing registers itself at import.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from tidemill.core.errors import InvalidError, not_found
+from tidemill.core.instants import DAY_US, format_duration, parse_duration
+
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+Kind = Literal["mean", "sum", "count", "min", "max", "latest"]
+
+
+def _named(kind: str, name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise InvalidError(
+            f"{name!r} cannot name a {kind}: use lower case letters, digits, '_' and '-', starting with a letter, 63 at most"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """What features are about. `key` is the column that identifies one (default: the name)."""
+
+    name: str
+    key: str = ""
+
+    def __post_init__(self) -> None:
+        _named("entity", self.name)
+        if not self.key:
+            object.__setattr__(self, "key", self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A named set of rows with two clocks.
+
+    `source` is a URL (`files:data/landings`). `event_time` and `known_time` name timestamp columns.
+    `key` names the columns that identify a row over its corrections: of two rows with one key, the one with
+    the greater known time replaces the other from that moment on. Without a key every row stands for itself.
+    """
+
+    name: str
+    source: str
+    event_time: str
+    known_time: str
+    key: str | tuple[str, ...] = ()
+    description: str = ""
+    owner: str = ""
+
+    def __post_init__(self) -> None:
+        _named("table", self.name)
+        if isinstance(self.key, str):
+            object.__setattr__(self, "key", (self.key,))
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The key columns, maybe none."""
+        return self.key if isinstance(self.key, tuple) else (self.key,)
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate:
+    """One feature of a view: an aggregate of `column` over a window, or its latest value.
+
+    A window at time t covers event times in `(floor(t - over, hop), t]`. `latest` takes the visible row with the greatest
+    event time that is at most `ttl_us` old.
+    """
+
+    kind: Kind
+    column: str | None
+    over_us: int = 0
+    hop_us: int = 0
+    ttl_us: int = 0
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind != "latest" and self.over_us % self.hop_us:
+            raise InvalidError(f"hop {format_duration(self.hop_us)} does not divide the window {format_duration(self.over_us)}")
+        if not self.name:
+            stem = f"{self.column}_{self.kind}" if self.column else self.kind
+            name = str(self.column) if self.kind == "latest" else f"{stem}_{format_duration(self.over_us)}"
+            object.__setattr__(self, "name", name)
+
+
+def _window(kind: Kind, column: str | None, over: str, hop: str | None, name: str) -> Aggregate:
+    over_us = parse_duration(over)
+    return Aggregate(kind, column, over_us=over_us, hop_us=parse_duration(hop) if hop else over_us // 36 or 1, name=name)
+
+
+def mean(column: str, *, over: str, hop: str, name: str = "") -> Aggregate:
+    """Mean of the non-null values in the window; null where there is none."""
+    return _window("mean", column, over, hop, name)
+
+
+def sum_(column: str, *, over: str, hop: str, name: str = "") -> Aggregate:
+    """Sum of the non-null values in the window; null where there is none. Public as `tidemill.sum`."""
+    return _window("sum", column, over, hop, name)
+
+
+def count(*, over: str, hop: str, name: str = "") -> Aggregate:
+    """Number of rows in the window, 0 where there is none."""
+    return _window("count", None, over, hop, name)
+
+
+def min_(column: str, *, over: str, hop: str, name: str = "") -> Aggregate:
+    """Least non-null value in the window. Public as `tidemill.min`."""
+    return _window("min", column, over, hop, name)
+
+
+def max_(column: str, *, over: str, hop: str, name: str = "") -> Aggregate:
+    """Greatest non-null value in the window. Public as `tidemill.max`."""
+    return _window("max", column, over, hop, name)
+
+
+def latest(*columns: str, ttl: str) -> tuple[Aggregate, ...]:
+    """The newest value of each column (nulls count as values), null once older than `ttl`."""
+    if not columns:
+        raise InvalidError("latest() needs at least one column")
+    return tuple(Aggregate("latest", column, ttl_us=parse_duration(ttl)) for column in columns)
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureView:
+    """Features of one entity (or a tuple of entities) computed from one table.
+
+    A feature's full name is `view__feature`; the entity's key columns must exist in the table and in every spine.
+    """
+
+    name: str
+    entity: Entity | tuple[Entity, ...]
+    table: Table
+    features: Sequence[Aggregate | tuple[Aggregate, ...]]
+    description: str = ""
+    owner: str = ""
+    tags: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _named("feature view", self.name)
+        names = [a.name for a in self.aggregates]
+        if twice := sorted({n for n in names if names.count(n) > 1}):
+            raise InvalidError(f"feature view {self.name!r} defines {', '.join(twice)} twice; give one of them name=")
+
+    @property
+    def aggregates(self) -> tuple[Aggregate, ...]:
+        """The features, flat."""
+        return tuple(a for f in self.features for a in (f if isinstance(f, tuple) else (f,)))
+
+    @property
+    def entities(self) -> tuple[Entity, ...]:
+        """The entities, always as a tuple."""
+        return self.entity if isinstance(self.entity, tuple) else (self.entity,)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The key columns, in the entities' order."""
+        return tuple(e.key for e in self.entities)
+
+    def full_name(self, aggregate: Aggregate) -> str:
+        """The column name of a feature in training sets, requests and logs."""
+        return f"{self.name}__{aggregate.name}"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Full names of all features, in order."""
+        return tuple(self.full_name(a) for a in self.aggregates)
+
+
+@dataclass(frozen=True, slots=True)
+class OnDemand:
+    """A pure function of request or feature columns: NumPy arrays in, one array of the same length out."""
+
+    function: Callable[..., Any]
+
+    @property
+    def name(self) -> str:
+        """The function's name; also the feature's."""
+        return self.function.__name__
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The columns it reads: its parameter names."""
+        return tuple(inspect.signature(self.function).parameters)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function itself."""
+        return self.function(*args, **kwargs)
+
+
+def on_demand(function: Callable[..., Any]) -> OnDemand:
+    """Make a function of columns an on-demand feature. Times arrive as `datetime64[us]`, UTC."""
+    return OnDemand(function)
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What is predicted: an SQL expression over a table's row, joined by `key`, mature `matures_us` after the prediction's event.
+
+    A prediction without a label is *pending* until then and *censored* after.
+    """
+
+    name: str
+    table: Table
+    expression: str
+    key: str
+    matures: str = "1d"
+
+    def __post_init__(self) -> None:
+        _named("label", self.name)
+        parse_duration(self.matures)
+
+    @property
+    def matures_us(self) -> int:
+        """How long after the event time of the spine row a label may still be expected."""
+        return parse_duration(self.matures)
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """How a challenger must beat the champion: paired on the same rows, blocked by `block`, one-sided at `alpha`."""
+
+    metric: Literal["log_loss", "brier"] = "log_loss"
+    block: str = "1d"
+    alpha: float = 0.05
+    min_blocks: int = 5
+    min_effect: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """Shadow for a while, then each canary weight for `bake`, then live; back at once when labelled quality is worse.
+
+    `margin`: how much worse (in the gate's metric) a canary may look at the upper end of its interval and still go on.
+    """
+
+    shadow: str = "1d"
+    canary: tuple[float, ...] = (0.1, 0.5)
+    bake: str = "1d"
+    alpha: float = 0.05
+    margin: float = 0.02
+    min_labels: int = 100
+    give_up: str = "14d"
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """A reason to retrain. `kind` is the cause a run will have."""
+
+    kind: Literal["drift", "quality", "new_data", "schedule"]
+    every_us: int = 0
+    threshold: float = 0.0
+    window_us: int = 7 * DAY_US
+    cooldown_us: int = 0
+
+
+def on_drift(threshold: float = 0.2, *, window: str = "7d", cooldown: str = "21d") -> Trigger:
+    """Retrain when the population stability index of any input over `window` against the model's baseline passes `threshold`."""
+    return Trigger("drift", threshold=threshold, window_us=parse_duration(window), cooldown_us=parse_duration(cooldown))
+
+
+def on_quality(worse_by: float = 0.02, *, window: str = "7d", cooldown: str = "14d") -> Trigger:
+    """Retrain when labelled quality is worse than at the gate by more than `worse_by`, with the interval's near end."""
+    return Trigger("quality", threshold=worse_by, window_us=parse_duration(window), cooldown_us=parse_duration(cooldown))
+
+
+def on_new_data(amount: str = "30d") -> Trigger:
+    """Retrain when that much time of published data has come since the champion's training set ended."""
+    return Trigger("new_data", every_us=parse_duration(amount))
+
+
+def every(period: str) -> Trigger:
+    """Retrain when the last run is that long ago."""
+    return Trigger("schedule", every_us=parse_duration(period))
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A named endpoint: what it answers from, what it is judged by and when it learns again.
+
+    `features` mixes feature views, on-demand features and names of request columns (str). Each row of `spine` is served
+    once, `lead` before its event time, under the id in column `key`; `pipeline` is called with `until` and returns a model version.
+    """
+
+    name: str
+    features: Sequence[FeatureView | OnDemand | str]
+    label: Label
+    spine: Table
+    key: str
+    lead: str = ""
+    pipeline: Any = None
+    gate: Gate = field(default_factory=Gate)
+    rollout: Rollout = field(default_factory=Rollout)
+    retrain: Sequence[Trigger] = ()
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        _named("service", self.name)
+
+    @property
+    def lead_us(self) -> int:
+        """How long before its event time a spine row is served, in microseconds (0: at the event time)."""
+        return parse_duration(self.lead) if self.lead else 0
+
+    @property
+    def views(self) -> tuple[FeatureView, ...]:
+        """The feature views, in order."""
+        return tuple(f for f in self.features if isinstance(f, FeatureView))
+
+    @property
+    def on_demand(self) -> tuple[OnDemand, ...]:
+        """The on-demand features, in order; one may read those before it."""
+        return tuple(f for f in self.features if isinstance(f, OnDemand))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The model's input columns, in order."""
+        out: list[str] = []
+        for feature in self.features:
+            if isinstance(feature, FeatureView):
+                out.extend(feature.columns)
+            else:
+                out.append(feature if isinstance(feature, str) else feature.name)
+        return tuple(out)
+
+    @property
+    def request_columns(self) -> tuple[str, ...]:
+        """What a request must carry when features are looked up: entity keys, request columns, inputs of on-demand features."""
+        made = set(self.columns) - {f for f in self.features if isinstance(f, str)}
+        wanted = [k for v in self.views for k in v.keys]
+        wanted += [f for f in self.features if isinstance(f, str)]
+        wanted += [i for f in self.on_demand for i in f.inputs if i not in made]
+        return tuple(dict.fromkeys(wanted))
+
+
+@dataclass(frozen=True, slots=True)
+class Definitions:
+    """All that a project defines, by name."""
+
+    tables: Mapping[str, Table] = field(default_factory=dict)
+    views: Mapping[str, FeatureView] = field(default_factory=dict)
+    labels: Mapping[str, Label] = field(default_factory=dict)
+    services: Mapping[str, Service] = field(default_factory=dict)
+    pipelines: Mapping[str, Any] = field(default_factory=dict)
+
+    def service(self, name: str | None = None) -> Service:
+        """A service by name; without one, the only one there is. Raises `NotFoundError`."""
+        if name is None and len(self.services) == 1:
+            return next(iter(self.services.values()))
+        if name is None or name not in self.services:
+            raise not_found("service", name or "", self.services)
+        return self.services[name]

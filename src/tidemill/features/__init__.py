@@ -1,0 +1,1 @@
+"""Feature values, equal offline and online."""

@@ -1,0 +1,118 @@
+"""Feature values: offline for many rows at their own times, online for one request now. Both must be equal."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import pyarrow as pa
+
+from tidemill.core.definitions import FeatureView
+from tidemill.versioning.ports import Scan
+
+AT = "at"
+"""Name of the spine column that holds each row's own time, timestamp('us', 'UTC')."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRow:
+    """One source row as `explain` shows it. `use`: why it counts or does not, at the spine row's time."""
+
+    view: str
+    table: str
+    values: Mapping[str, Any]
+    event_us: int
+    known_us: int
+    use: Literal["used", "not_yet_known", "not_yet_happened", "out_of_window", "superseded", "not_latest"]
+
+
+class OfflineStore(Protocol):
+    """Feature values of many spine rows, computed from tables.
+
+    Guarantees, each checked by `tidemill.testing.features.OfflineStoreContract` against a plain reference:
+        leak-free: a source row counts at t only if its event time and its known time are both <= t.
+        superseded: of rows with one table key, the one with the greatest known time <= t counts (ties: the last one ingested).
+        windows: an aggregate over (over, hop) covers event times in (floor(t - over, hop), t].
+        latest: greatest event time, ties greatest known time, ties ingestion order; null once older than ttl.
+        aligned: one output row per spine row, in the spine's order, every spine column kept.
+        repeatable: rows known later than every spine time change nothing.
+    """
+
+    def join(self, spine: pa.Table, views: Sequence[FeatureView], scans: Mapping[str, Scan]) -> pa.Table:
+        """Append the views' columns to `spine` (which has `at` and all key columns). `scans` maps table name to where its rows are. Raises `InvalidError` for missing columns or naive times."""
+        ...
+
+    def explain(self, row: Mapping[str, Any], view: FeatureView, scan: Scan, *, limit: int = 200) -> list[SourceRow]:
+        """Source rows around one spine row (keys and `at` as int us): those used, and those near it that were not, with the reason."""
+        ...
+
+
+class OnlineStore(Protocol):
+    """State of features by view and key, small and constant per key.
+
+    Guarantees, each checked by `tidemill.testing.features.OnlineStoreContract`:
+        atomic: states and the cursor of one `write` are all there or none; a crash between writes leaves the older whole state.
+        aligned: `read` answers one item per asked (view, key), in order, None where there is none.
+        isolated: views do not see each other's keys.
+        durable: what `write` returned for survives kill -9.
+    """
+
+    def write(self, states: Mapping[tuple[str, str], bytes], cursors: Mapping[str, str]) -> None:
+        """Replace the states of (view, key) and the named cursors, in one transaction."""
+        ...
+
+    def read(self, keys: Sequence[tuple[str, str]]) -> list[bytes | None]:
+        """States of (view, key)."""
+        ...
+
+    def cursors(self) -> dict[str, str]:
+        """All cursors: how far each table's rows have gone in."""
+        ...
+
+    def clear(self, view: str) -> None:
+        """Forget all keys and the cursor of a view."""
+        ...
+
+
+class StreamProcessor(Protocol):
+    """Turns table rows, as they become known, into online state.
+
+    Guarantees, each checked by `tidemill.testing.features.StreamProcessorContract`:
+        equal: reading at t, after all rows visible at t went in, equals `OfflineStore.join` at t.
+        exactly once: a row pushed again (same key, times and values) changes nothing; kill -9 and a restart from the cursor equal an undisturbed run.
+        patient: a row whose event time is still ahead is kept and counts from that time on.
+    """
+
+    def push(self, table: str, rows: pa.Table) -> int:
+        """Take rows of a table (any order); return how many were new."""
+        ...
+
+    def read(self, views: Sequence[FeatureView], keys: Sequence[Mapping[str, Any]], at_us: int) -> list[dict[str, Any]]:
+        """Feature values by full name for each request at time `at_us`; unknown keys give nulls (and 0 for counts)."""
+        ...
+
+    def commit(self) -> None:
+        """Make everything pushed so far durable."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One served value that the offline path does not confirm. `likely` guesses the cause (float32, timezone, null, late row …)."""
+
+    prediction: str
+    column: str
+    served: Any
+    expected: Any
+    likely: str
+
+
+@dataclass(frozen=True, slots=True)
+class ParityReport:
+    """Outcome of comparing served rows with the offline path, value by value (floats to 1e-9 relative)."""
+
+    service: str
+    rows: int
+    values: int
+    differences: int
+    examples: tuple[Difference, ...]
+    by_column: Mapping[str, int]

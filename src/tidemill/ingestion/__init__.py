@@ -1,0 +1,1 @@
+"""Rows come in: audited on a branch, then published."""

@@ -1,0 +1,1 @@
+"""Labels, quality and drift."""

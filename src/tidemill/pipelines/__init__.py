@@ -1,0 +1,1 @@
+"""Steps with a content cache, run as graphs."""

@@ -1,0 +1,1 @@
+"""The composition root: configuration and URLs become ports."""

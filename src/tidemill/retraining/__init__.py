@@ -1,0 +1,1 @@
+"""Closes the loop: triggers, gates, rollouts, reconciliation, replay."""

@@ -1,0 +1,116 @@
+"""Loading models, routing requests to them and remembering every answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Role = Literal["shadow", "canary", "live"]
+
+
+class LoadedModel(Protocol):
+    """A model in memory. `features` are its input columns in order."""
+
+    features: tuple[str, ...]
+
+    def predict(self, rows: Sequence[Sequence[Any]]) -> npt.NDArray[np.float64]:
+        """Scores of rows given as values in `features` order (texts, numbers, None); one float64 a row."""
+        ...
+
+
+class Runtime(Protocol):
+    """Loads model artifacts.
+
+    Guarantees, each checked by `tidemill.testing.serving.RuntimeContract`:
+        safe: nothing in an artifact is executed; a pickle is a `RefusedError` whatever its name.
+        warmed: a model that cannot answer its own input example with finite numbers is a `RefusedError`.
+        equal: one row and a batch of the same rows score the same.
+    """
+
+    def load(self, folder: Path) -> LoadedModel:
+        """Load an MLflow Model directory whose digest the blob store has verified."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """One model version behind a service. `weight`: the share of requests it answers (0 for shadow)."""
+
+    id: str
+    service: str
+    model: str
+    version: int
+    digest: str
+    role: Role
+    weight: float
+    since_us: int
+
+
+class Router(Protocol):
+    """Knows which deployments a service has and which of them answers a request.
+
+    Guarantees, each checked by `tidemill.testing.serving.RouterContract`:
+        sticky: the same id and deployments give the same answer.
+        proportional: over many ids each deployment answers its weight, within three standard errors.
+        atomic: a change of deployments is seen whole or not at all.
+        shadows: shadows are never chosen to answer.
+    """
+
+    def deployments(self, service: str) -> list[Deployment]:
+        """All that are live, canary or shadow now."""
+        ...
+
+    def choose(self, deployments: Sequence[Deployment], key: str) -> Deployment:
+        """Who answers the request with this id. Raises `UnavailableError` when nothing is live."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One scored row. `values` are the model's inputs in `columns` order as used; `shadow` scores by a deployment that did not answer have role shadow."""
+
+    id: str
+    service: str
+    model: str
+    version: int
+    role: Role
+    at_us: int
+    score: float
+    columns: tuple[str, ...]
+    values: tuple[Any, ...]
+    request: Mapping[str, Any] = field(default_factory=dict)
+    latency_us: int = 0
+
+
+class PredictionLog(Protocol):
+    """The durable record of predictions.
+
+    Guarantees, each checked by `tidemill.testing.serving.PredictionLogContract`:
+        durable: what `append` returned for survives a power cut (fsync), in groups.
+        once: (id, version, role) is kept once; the first record stands.
+        exact: values come back equal, floats bit by bit, None as None.
+        ordered: `read` yields by time, then id.
+    """
+
+    def append(self, predictions: Sequence[Prediction]) -> None:
+        """Store predictions. Raises `UnavailableError` (disk full …): then none is acknowledged."""
+        ...
+
+    def read(
+        self, service: str, *, from_us: int = 0, until_us: int | None = None, roles: Iterable[Role] | None = None
+    ) -> Iterator[Prediction]:
+        """Predictions with from_us <= at_us < until_us."""
+        ...
+
+    def find(self, prediction_id: str) -> list[Prediction]:
+        """All records of an id (the answer and its shadows), the answer first."""
+        ...
+
+    def scores(self, service: str, *, from_us: int = 0, until_us: int | None = None) -> Mapping[str, npt.NDArray[Any]]:
+        """Columns id, version, role, at_us, score of the same rows, without inputs: arrays of one length."""
+        ...

@@ -1,0 +1,1 @@
+"""The pytest plugin that ships with Tidemill."""

@@ -1,0 +1,64 @@
+"""Training sets, models and where training runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+Matrix = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainingSet:
+    """Rows to learn from, in time order.
+
+    `table` holds `id` (the spine's key), `at`, the feature columns and `label` (float64, never null). `features` are the model's input
+    columns in order; `categories` maps each text column to its values in code order. `snapshots` maps each source table to the snapshot read.
+    """
+
+    service: str
+    table: pa.Table
+    features: tuple[str, ...]
+    categories: Mapping[str, tuple[str, ...]]
+    until_us: int
+    snapshots: Mapping[str, int] = field(default_factory=dict)
+    holdout_us: int | None = None
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Model:
+    """A fitted model: the native bytes, how to call them, and what they expect.
+
+    `flavor` names the library (`lightgbm`); `native` is the library's own portable serialisation. Texts are coded by `categories`
+    (unknown or null: -1) and everything reaches the model as float64 columns in `features` order, nulls as NaN.
+    """
+
+    flavor: str
+    native: bytes
+    features: tuple[str, ...]
+    categories: Mapping[str, tuple[str, ...]]
+    params: Mapping[str, Any] = field(default_factory=dict)
+    trained_until_us: int = 0
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Trainer(Protocol):
+    """Finds a place for work that needs resources.
+
+    Guarantees, each checked by `tidemill.testing.training.TrainerContract`:
+        apart: the work runs in processes of its own, at lower priority than serving.
+        faithful: it returns what the function returns, or raises what it raised.
+        contained: a killed worker is an `UnavailableError`, and the caller lives on.
+    """
+
+    def run(self, function: Callable[..., Any], args: Sequence[Any], *, cpus: float = 1.0, timeout_s: float | None = None) -> Any:
+        """Call an importable `function(*args)` there and wait."""
+        ...
