@@ -71,7 +71,7 @@ class Profile(Protocol):
 
     rows: int
 
-    def merge(self, other: "Profile") -> "Profile":
+    def merge(self, other: Profile) -> Profile:
         """The summary of both sets of rows together; neither argument changes."""
         ...
 
@@ -87,7 +87,7 @@ class Profile(Protocol):
         """Names of the columns, in order."""
         ...
 
-    def distance(self, other: "Profile", column: str) -> float:
+    def distance(self, other: Profile, column: str) -> float:
         """Population stability index of `other` (the newer rows) against this baseline; bins come from the baseline alone, nulls are a bin."""
         ...
 
