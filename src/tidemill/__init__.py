@@ -1,1 +1,100 @@
-"""Tidemill runs the whole machine-learning lifecycle as one closed loop."""
+"""Tidemill runs the whole machine-learning lifecycle as one closed loop.
+
+A project's `definitions.py` needs nothing but this module: `import tidemill as tm`. Names are resolved when they are first used
+(PEP 562), so that importing costs milliseconds. `__all__` are the words of a definition; ranges of a search (`tm.integer`, `tm.real`,
+`tm.log`, `tm.choice`) and the types of annotations (`tm.TrainingSet`, `tm.Model`, `tm.ModelVersion`, `tm.Instant`) resolve as well.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tidemill.core.definitions import Entity as Entity
+    from tidemill.core.definitions import FeatureView as FeatureView
+    from tidemill.core.definitions import Gate as Gate
+    from tidemill.core.definitions import Label as Label
+    from tidemill.core.definitions import Rollout as Rollout
+    from tidemill.core.definitions import Service as Service
+    from tidemill.core.definitions import Table as Table
+    from tidemill.core.definitions import count as count
+    from tidemill.core.definitions import every as every
+    from tidemill.core.definitions import latest as latest
+    from tidemill.core.definitions import max_ as max  # noqa: A004
+    from tidemill.core.definitions import mean as mean
+    from tidemill.core.definitions import min_ as min  # noqa: A004
+    from tidemill.core.definitions import on_demand as on_demand
+    from tidemill.core.definitions import on_drift as on_drift
+    from tidemill.core.definitions import on_new_data as on_new_data
+    from tidemill.core.definitions import on_quality as on_quality
+    from tidemill.core.definitions import sum_ as sum  # noqa: A004
+    from tidemill.core.instants import Instant as Instant
+    from tidemill.pipelines import pipeline as pipeline
+    from tidemill.pipelines import step as step
+    from tidemill.registry import register as register
+    from tidemill.registry.ports import ModelVersion as ModelVersion
+    from tidemill.training import evaluate as evaluate
+    from tidemill.training import holdout as holdout
+    from tidemill.training import training_set as training_set
+    from tidemill.training.ports import Model as Model
+    from tidemill.training.ports import TrainingSet as TrainingSet
+    from tidemill.tuning import choice as choice
+    from tidemill.tuning import integer as integer
+    from tidemill.tuning import log as log
+    from tidemill.tuning import real as real
+    from tidemill.tuning import tune as tune
+
+__version__ = "0.1.0"
+
+__all__ = [  # noqa: RUF022 - in the order in which a definition uses them
+    "Entity",
+    "Table",
+    "FeatureView",
+    "Label",
+    "Service",
+    "Gate",
+    "Rollout",
+    "mean",
+    "sum",
+    "count",
+    "min",
+    "max",
+    "latest",
+    "on_demand",
+    "step",
+    "pipeline",
+    "training_set",
+    "tune",
+    "holdout",
+    "evaluate",
+    "register",
+    "on_drift",
+    "on_quality",
+    "on_new_data",
+    "every",
+]
+
+_MODULES = {
+    "tidemill.core.definitions": "Entity Table FeatureView Label Service Gate Rollout mean sum count min max latest on_demand on_drift"
+    " on_quality on_new_data every",
+    "tidemill.core.instants": "Instant",
+    "tidemill.pipelines": "step pipeline",
+    "tidemill.registry": "register",
+    "tidemill.registry.ports": "ModelVersion",
+    "tidemill.training": "training_set holdout evaluate",
+    "tidemill.training.ports": "TrainingSet Model",
+    "tidemill.tuning": "tune integer real log choice",
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
+_SPELLED = {"sum": "sum_", "min": "min_", "max": "max_"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'tidemill' has no attribute {name!r}; it has {', '.join(__all__)}")
+    value = getattr(import_module(_HOME[name]), _SPELLED.get(name, name))
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

@@ -1,0 +1,1 @@
+"""The configuration that ships with Tidemill; a project's `conf/` stands in front of it."""

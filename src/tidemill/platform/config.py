@@ -1,0 +1,170 @@
+"""What can be configured, as values, and how Hydra's files become them.
+
+A project's `conf/` is the primary configuration and the shipped `tidemill/platform/conf` stands behind it in Hydra's search path. Every
+YAML file of the project is first compared with the dataclasses below, so that an error names the file and the key; then Hydra composes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from tidemill.core.definitions import Trigger, every, on_drift, on_new_data, on_quality
+from tidemill.core.errors import ConfigError
+from tidemill.core.instants import parse_duration
+
+_SHIPPED = "pkg://tidemill.platform.conf"
+
+
+@dataclass(frozen=True, slots=True)
+class StackConfig:
+    """The systems behind the ports. Every value is a URL, `scheme:rest`; the scheme names the implementation."""
+
+    name: str = "local"
+    ledger: str = "sqlite:///.tidemill/ledger.db"
+    tables: str = "iceberg:.tidemill/lake"
+    blobs: str = "files:.tidemill/blobs"
+    schemas: str = "files:schemas"
+    catalog: str = "sqlite:.tidemill/catalog.db"
+    builder: str = "git:.tidemill/code"
+    offline: str = "duckdb:memory"
+    online: str = "sqlite:.tidemill/online.db"
+    predictions: str = "sqlite:.tidemill/predictions.db"
+    labels: str = "sqlite:.tidemill/labels.db"
+    studies: str = "sqlite:.tidemill/studies.db"
+    stream: str = "files:.tidemill/stream"
+    trainer: str = "processes:local"
+    runtime: str = "onnx:local"
+    alerts: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerConfig:
+    """One reason to retrain; what is not given keeps the default of `on_drift`, `on_quality`, `on_new_data` or `every`."""
+
+    kind: Literal["drift", "quality", "new_data", "schedule"]
+    every: str | None = None
+    threshold: float | None = None
+    window: str | None = None
+    cooldown: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RetrainingConfig:
+    """When services learn again. `triggers` null: each service's own; a list replaces them for all. `tick`: how often to look."""
+
+    triggers: tuple[TriggerConfig, ...] | None = None
+    tick: str = "30s"
+
+
+@dataclass(frozen=True, slots=True)
+class ApiConfig:
+    """Where console and HTTP API listen."""
+
+    host: str = "127.0.0.1"
+    port: int = 8400
+
+
+@dataclass(frozen=True, slots=True)
+class ServingConfig:
+    """Where the model server listens and how large a request may be."""
+
+    host: str = "127.0.0.1"
+    port: int = 8401
+    max_body_bytes: int = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All settings of a project. `home` is absolute once loaded."""
+
+    home: str = ".tidemill"
+    stack: StackConfig = field(default_factory=StackConfig)
+    retraining: RetrainingConfig = field(default_factory=RetrainingConfig)
+    api: ApiConfig = field(default_factory=ApiConfig)
+    serving: ServingConfig = field(default_factory=ServingConfig)
+
+
+def load_config(project: Path, overrides: Sequence[str] = (), *, home: Path | None = None) -> Config:
+    """Compose the configuration of `project`.
+
+    Args:
+        project: the folder with `definitions.py`; its `conf/config.yaml` is the primary file, the shipped one when there is none.
+        overrides: Hydra overrides, `retraining=monthly` or `serving.port=9000`.
+        home: where the local stack keeps its files, instead of the configured one.
+
+    Raises:
+        ConfigError: an unknown key, a wrong type or a file that is no YAML; names the file (or the override) and the key.
+    """
+    from tidemill.platform.configfiles import check_files, convert
+
+    conf = project / "conf"
+    check_files(conf, Config)
+    raw = _compose(conf if (conf / "config.yaml").is_file() else None, overrides, project, home)
+    config: Config = convert(raw, Config, where=", ".join(overrides) or "the composed configuration")
+    parse_duration(config.retraining.tick)
+    triggers_from(config)
+    return config
+
+
+def _compose(conf: Path | None, overrides: Sequence[str], project: Path, home: Path | None) -> Any:
+    from hydra import compose, initialize_config_dir, initialize_config_module
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    GlobalHydra.instance().clear()
+    start = (
+        initialize_config_dir(str(conf.resolve()), version_base="1.3", job_name="tidemill")
+        if conf
+        else initialize_config_module("tidemill.platform.conf", version_base="1.3", job_name="tidemill")
+    )
+    try:
+        with start:
+            composed = compose("config", overrides=[f"hydra.searchpath=[{_SHIPPED}]", *overrides])
+        OmegaConf.set_struct(composed, False)
+        composed.home = str((home or project / str(composed.get("home", ".tidemill"))).expanduser().resolve())
+        return OmegaConf.to_container(composed, resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip() and "HYDRA_FULL_ERROR" not in line]
+        given = f"override {' '.join(overrides)}" if overrides else str(conf or "conf")
+        text = " ".join(lines).partition(" Config search path")[0].partition(" To append to your config")[0].replace("In 'config': ", "")
+        raise ConfigError(f"{given}: {text}; docs/reference/config.md lists what can be set") from error
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def triggers_from(config: Config) -> list[Trigger] | None:
+    """The configured triggers for all services; None when each service keeps its own. Raises `ConfigError`."""
+    if config.retraining.triggers is None:
+        return None
+    return [_trigger(i, t) for i, t in enumerate(config.retraining.triggers)]
+
+
+def _trigger(index: int, given: TriggerConfig) -> Trigger:
+    def refuse(*keys: str) -> None:
+        if wrong := [k for k in keys if getattr(given, k) is not None]:
+            raise ConfigError(f"retraining.triggers[{index}]: a {given.kind} trigger has no {' or '.join(wrong)}")
+
+    windows = {k: v for k in ("window", "cooldown") if (v := getattr(given, k)) is not None}
+    if given.kind in ("drift", "quality"):
+        refuse("every")
+        make = on_drift if given.kind == "drift" else on_quality
+        return make(given.threshold, **windows) if given.threshold is not None else make(**windows)
+    refuse("threshold", "window", "cooldown")
+    if given.kind == "new_data":
+        return on_new_data(given.every) if given.every else on_new_data()
+    if not given.every:
+        raise ConfigError(f"retraining.triggers[{index}]: a schedule trigger needs every: 30d")
+    return every(given.every)
+
+
+def split_url(url: str, setting: str, known: Sequence[str]) -> tuple[str, str]:
+    """Split `scheme:rest`, refusing schemes this port has no implementation for; `setting` is named in the error (`stack.tables`)."""
+    scheme, colon, rest = url.partition(":")
+    if not colon or scheme not in known:
+        raise ConfigError(f"{setting}: {url!r} names no implementation there is; it must start with {' or '.join(k + ':' for k in known)}")
+    return scheme, rest
