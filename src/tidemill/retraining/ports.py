@@ -7,17 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import pyarrow as pa
+
 from tidemill.cicd.ports import Builder
 from tidemill.core.clock import Clock
 from tidemill.core.definitions import Definitions, Trigger
 from tidemill.features.ports import OfflineStore, StreamProcessor
+from tidemill.ingestion.ports import Source
 from tidemill.ledger.store import Ledger
 from tidemill.monitoring.ports import LabelStore, MetricSink, MetricSource
 from tidemill.pipelines.ports import Executor
 from tidemill.registry.ports import ModelRegistry
 from tidemill.serving.ports import PredictionLog, Router, Runtime
 from tidemill.tracking.ports import Tracker
-from tidemill.validation.ports import Profiler, SchemaStore
+from tidemill.validation.ports import Audit, Profiler, SchemaStore
 from tidemill.versioning.ports import BlobStore, TableStore
 
 CauseKind = Literal["drift", "quality", "schedule", "new_data", "manual"]
@@ -78,6 +81,8 @@ class Loop:
     labels: LabelStore
     metrics: Metrics
     builder: Builder
+    sources: Mapping[str, Source]
+    audit: Callable[[str, pa.Table], Audit]
     launch: Callable[[Loop, Cause], None]
     triggers: Sequence[Trigger] | None = None
     actor: str = "reconciler"

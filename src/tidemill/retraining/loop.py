@@ -1,0 +1,192 @@
+"""One turn of the loop: ingest, learn labels and schemas, keep features fresh, monitor, reconcile, maintain.
+
+Every function here is level-triggered: it looks at what is in the ledger and does what is missing, so a turn that was
+killed is simply taken again.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import sqlalchemy as sa
+
+from tidemill import ingestion, monitoring, validation
+from tidemill.core import digests
+from tidemill.core.definitions import Label, Service, Table
+from tidemill.core.instants import DAY_US
+from tidemill.ingestion import IngestReport
+from tidemill.ledger import schema
+from tidemill.ledger.store import Ledger, emit, from_json, to_json
+from tidemill.retraining import reconcile as reconciliation
+from tidemill.retraining.ports import Cause, Loop
+from tidemill.validation.ports import Audit, Profiler, SchemaStore
+
+FIRST_MONTH_US = 30 * DAY_US
+KEEP_SNAPSHOTS_US = 14 * DAY_US
+
+
+@dataclass(slots=True)
+class Auditor:
+    """Checks rows against their table's schema; a table without one passes. Answers for equal rows are remembered."""
+
+    schemas: SchemaStore
+    profiler: Profiler
+    _known: dict[str, Audit] = field(default_factory=dict)
+
+    def __call__(self, table: str, rows: pa.Table) -> Audit:
+        """The anomalies of `rows`, and their profile."""
+        rules = self.schemas.find(table)
+        if rules is None:
+            return Audit(())
+        key = digests.of_json([table, repr(rules), _fingerprint(rows)])
+        if key not in self._known:
+            self._known[key] = validation.check(rows, rules, self.profiler)
+        return self._known[key]
+
+
+def _fingerprint(rows: pa.Table) -> str:
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_table(rows)
+    return digests.of_bytes(sink.getvalue())
+
+
+def tick(loop: Loop, from_us: int) -> None:
+    """A whole turn in the present: what came since, up to the clock's now."""
+    reports = ingest(loop)
+    feed(loop, reports)
+    learn_labels(loop, reports)
+    learn_schemas(loop)
+    for service in loop.definitions.services.values():
+        monitor(loop, service, from_us, loop.clock.now_us())
+        reconcile(loop, service)
+    maintain(loop, every=30)
+
+
+def ingest(loop: Loop) -> list[IngestReport]:
+    """Take in every batch that has come: branch, audit, publish or reject."""
+    reports: list[IngestReport] = []
+    for name, source in loop.sources.items():
+        table = loop.definitions.tables[name]
+        reports += ingestion.ingest(table, source, tables=loop.tables, audit=loop.audit, ledger=loop.ledger, clock=loop.clock)
+    return reports
+
+
+def feed(loop: Loop, reports: Sequence[IngestReport]) -> None:
+    """Push published rows into the online features (pushing again is harmless)."""
+    used = {view.table.name for view in loop.definitions.views.values()}
+    for name in sorted(used):
+        for rows in _published_since(loop, f"feed:{name}", loop.definitions.tables[name], reports):
+            loop.processor.push(name, rows)
+    loop.processor.commit()
+    for name in sorted(used):
+        _mark(loop, f"feed:{name}", loop.definitions.tables[name])
+
+
+def learn_labels(loop: Loop, reports: Sequence[IngestReport]) -> None:
+    """Derive labels from the rows published since the last time."""
+    for label in loop.definitions.labels.values():
+        for rows in _published_since(loop, f"labels:{label.name}", label.table, reports):
+            write_labels(loop, label, rows)
+        _mark(loop, f"labels:{label.name}", label.table)
+
+
+def write_labels(loop: Loop, label: Label, rows: pa.Table) -> int:
+    """State the labels that `rows` of the label's table imply; return how many were new."""
+    return monitoring.sync_labels(label, rows, loop.labels)
+
+
+def learn_schemas(loop: Loop) -> None:
+    """Infer the schema of each table that has a month of rows and no schema yet; people curate it from there."""
+    for name, table in loop.definitions.tables.items():
+        if name in loop.sources and loop.schemas.find(name) is None and (rows := _read(loop, table)) is not None:
+            known = pc.cast(rows.column(table.known_time), pa.int64())
+            first, last = pc.min(known).as_py(), pc.max(known).as_py()
+            if last - first >= FIRST_MONTH_US:
+                month = rows.filter(pc.less(known, first + FIRST_MONTH_US))
+                loop.schemas.save(validation.infer(name, month, unique=table.keys))
+                with loop.ledger.write() as db:
+                    emit(db, "schema.inferred", name, {"rows": month.num_rows}, at_us=loop.clock.now_us(), actor=loop.actor)
+
+
+def monitor(loop: Loop, service: Service, from_us: int, until_us: int) -> None:
+    """Profile what was served, and state quality and drift with their intervals."""
+    monitoring.observe(
+        service, from_us=from_us, until_us=until_us, ledger=loop.ledger, log=loop.log, labels=loop.labels, profiler=loop.profiler,
+        registry=loop.registry, blobs=loop.blobs, metrics=loop.metrics, now_us=loop.clock.now_us(),
+    )  # fmt: skip
+
+
+def reconcile(loop: Loop, service: Service) -> list[Any]:
+    """Bring what is deployed to what is desired, until there is nothing left to do."""
+    return list(reconciliation.reconcile(loop, service, loop.clock.now_us()))
+
+
+def launch(loop: Loop, cause: Cause) -> None:
+    """Run the service's pipeline for a cause, here and now."""
+    from tidemill.core import ids
+
+    service = loop.definitions.service(cause.service)
+    graph = service.pipeline.graph(until=cause.at_us)
+    loop.executor.run(graph, run_id=ids.derive("run", cause.id), cause_id=cause.id, service=service.name)
+
+
+def maintain(loop: Loop, *, every: int) -> None:
+    """Compact and expire each table after `every` batches."""
+    for name in loop.sources:
+        count = _count(loop.ledger, name)
+        done = _state(loop.ledger, f"maintained:{name}").get("batches", 0)
+        if count - done >= every:
+            loop.tables.maintain(name, now_us=loop.clock.now_us(), keep_us=KEEP_SNAPSHOTS_US)
+            _save(loop, f"maintained:{name}", {"batches": count})
+
+
+def _published_since(loop: Loop, marker: str, table: Table, reports: Sequence[IngestReport]) -> list[pa.Table]:
+    fresh = [r.published for r in reports if r.table == table.name and r.published is not None]
+    done = _state(loop.ledger, marker).get("batches", 0)
+    missing = _count(loop.ledger, table.name) - done
+    if missing == len(fresh):
+        return fresh
+    rows = _read(loop, table)
+    return [] if rows is None else [rows]
+
+
+def _mark(loop: Loop, marker: str, table: Table) -> None:
+    count = _count(loop.ledger, table.name)
+    if _state(loop.ledger, marker).get("batches", 0) != count:
+        _save(loop, marker, {"batches": count})
+
+
+def _read(loop: Loop, table: Table) -> pa.Table | None:
+    try:
+        scan = loop.tables.scan(table.name)
+    except LookupError:
+        return None
+    return ds.dataset(list(scan.paths), schema=scan.schema, format="parquet").to_table() if scan.paths else None
+
+
+def _count(ledger: Ledger, table: str) -> int:
+    batch = schema.batch
+    with ledger.read() as db:
+        return int(db.execute(sa.select(sa.func.count()).where(batch.c.table_name == table, batch.c.status == "published")).scalar_one())
+
+
+def _state(ledger: Ledger, name: str) -> dict[str, Any]:
+    with ledger.read() as db:
+        found = from_json(db.execute(sa.select(schema.state.c.value).where(schema.state.c.name == name)).scalar())
+    return dict(found) if found else {}
+
+
+def _save(loop: Loop, name: str, value: Mapping[str, Any]) -> None:
+    with loop.ledger.write(durable=False) as db:
+        db.execute(schema.state.delete().where(schema.state.c.name == name))
+        db.execute(schema.state.insert().values(name=name, value=to_json(value), at_us=loop.clock.now_us()))
+
+
+Launch = Callable[[Loop, Cause], None]

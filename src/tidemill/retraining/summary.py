@@ -1,0 +1,96 @@
+"""What a replay came to: quality, trainings, minutes of compute, promotions and rollbacks of each policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import sqlalchemy as sa
+
+from tidemill.core.definitions import Service
+from tidemill.core.instants import DAY_US
+from tidemill.ledger import schema
+from tidemill.ledger.store import Ledger
+from tidemill.retraining.ports import Loop
+
+WEEK_US = 7 * DAY_US
+Floats = npt.NDArray[np.float64]
+
+
+def summarise(replay_id: str, service: Service, lanes: Sequence[tuple[str, Loop]], from_us: int, until_us: int, primary: str) -> dict[str, Any]:
+    """Compare policies over what each one served; the format is what the console's replay page reads."""
+    return {
+        "id": replay_id,
+        "service": service.name,
+        "from_us": from_us,
+        "until_us": until_us,
+        "primary": primary,
+        "policies": [{"name": name, **_policy(loop, service, from_us, until_us)} for name, loop in lanes],
+    }
+
+
+def _policy(loop: Loop, service: Service, from_us: int, until_us: int) -> dict[str, Any]:
+    at, score, label = served(loop, service, from_us, until_us)
+    loss = log_loss(score, label)
+    weeks = (at - from_us) // WEEK_US
+    by_week = [
+        {"week_us": int(from_us + week * WEEK_US), "log_loss": float(loss[weeks == week].mean()), "n": int((weeks == week).sum())}
+        for week in np.unique(weeks)
+    ]
+    return {
+        "log_loss": float(loss.mean()) if len(loss) else None,
+        "auc": auc(score, label),
+        "n": len(loss),
+        "weeks": by_week,
+        **_counts(loop.ledger, service.name),
+    }
+
+
+def served(loop: Loop, service: Service, from_us: int, until_us: int) -> tuple[npt.NDArray[np.int64], Floats, Floats]:
+    """Times, scores and labels of the answered predictions whose label is known by `until_us`."""
+    scores = loop.log.scores(service.name, from_us=from_us, until_us=until_us + 1)
+    answered = np.asarray(scores["role"]) != "shadow"
+    labels = loop.labels.as_of(service.label.name, until_us)
+    ids = pa.array(np.asarray(scores["id"])[answered], pa.string())
+    position = pc.index_in(ids, labels.column("key").combine_chunks())
+    known = position.is_valid().to_numpy(zero_copy_only=False)
+    value = labels.column("value").take(position.drop_null()).to_numpy()
+    at, score = np.asarray(scores["at_us"])[answered][known], np.asarray(scores["score"])[answered][known]
+    return at, score.astype(np.float64), value.astype(np.float64)
+
+
+def log_loss(score: Floats, label: Floats) -> Floats:
+    """Per-row log loss in nats; scores are kept 1e-6 away from 0 and 1."""
+    p = np.clip(score, 1e-6, 1 - 1e-6)
+    out: Floats = -(label * np.log(p) + (1 - label) * np.log(1 - p))
+    return out
+
+
+def auc(score: Floats, label: Floats) -> float | None:
+    """Area under the ROC curve by mean ranks; None when only one class is there."""
+    positive = int(label.sum())
+    if not 0 < positive < len(label):
+        return None
+    _, inverse, counts = np.unique(score, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    return float((ranks[label > 0].sum() - positive * (positive + 1) / 2) / (positive * (len(label) - positive)))
+
+
+def _counts(ledger: Ledger, service: str) -> dict[str, Any]:
+    run, decision = schema.run, schema.decision
+    with ledger.read() as db:
+        trainings, seconds = db.execute(sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(run.c.wall_s), 0.0)).where(run.c.service == service)).one()
+        rows = db.execute(sa.select(decision).where(decision.c.service == service).order_by(decision.c.at_us)).mappings().all()
+    outcomes = [(row["kind"], row["outcome"]) for row in rows]
+    events = [{"at_us": row["at_us"], "kind": row["outcome"], "text": f"{row['kind']}: {row['outcome']} {row['subject']}"} for row in rows if row["kind"] != "audit"]
+    return {
+        "trainings": int(trainings),
+        "minutes": float(seconds) / 60,
+        "promotions": sum(outcome in ("promote", "live") for kind, outcome in outcomes if kind in ("rollout", "promotion", "manual")),
+        "rollbacks": sum(outcome == "rollback" for _, outcome in outcomes),
+        "events": events[-200:],
+    }
