@@ -13,8 +13,9 @@ metadata = sa.MetaData()
 _TEXT = sa.Text()
 
 
-def _t(name: str, *columns: sa.Column[object] | sa.Index | sa.PrimaryKeyConstraint) -> sa.Table:
-    return sa.Table(name, metadata, *columns)
+def _t(name: str, *columns: sa.Column[object] | sa.Index | sa.PrimaryKeyConstraint, clustered: bool = False) -> sa.Table:
+    """A table; `clustered` keeps its rows in the order of the primary key (SQLite's WITHOUT ROWID)."""
+    return sa.Table(name, metadata, *columns, sqlite_with_rowid=not clustered)
 
 
 def _c(name: str, kind: Any = _TEXT, *, null: bool = False, key: bool = False) -> sa.Column[object]:
@@ -91,7 +92,8 @@ step_run = _t(
 )
 # finished steps by cache key
 step_cache = _t("step_cache", _c("cache_key", _NAME, key=True), _c("step", _NAME), _c("output", _JSON), _c("run_id", _ID), _c("at_us", _US))
-param = _t("param", _c("run_id", _ID, key=True), _c("name", _NAME, key=True), _c("value", sa.Text()))
+param = _t("param", _c("run_id", _ID, key=True), _c("name", _NAME, key=True), _c("value", sa.Text()), clustered=True)
+# every value of a metric (NaN is null), written by `Ledger.log_metrics`; `metric_last` has the one of the greatest step, for searches
 metric = _t(
     "metric",
     _c("run_id", _ID, key=True),
@@ -99,7 +101,17 @@ metric = _t(
     _c("step", sa.BigInteger(), key=True),
     _c("value", _NUM, null=True),
     _c("at_us", _US),
-    sa.Index("metric_name_value", "name", "value"),
+    clustered=True,
+)
+metric_last = _t(
+    "metric_last",
+    _c("run_id", _ID, key=True),
+    _c("name", _NAME, key=True),
+    _c("step", sa.BigInteger()),
+    _c("value", _NUM, null=True),
+    _c("at_us", _US),
+    sa.Index("metric_last_value", "name", "value"),
+    clustered=True,
 )
 
 # content-addressed things and how they came from one another (role says how: input, output, trained_on, promoted_by …)

@@ -1,74 +1,238 @@
-"""Opening the ledger and writing to it in short, immediate transactions."""
+"""The ledger: opening it, and writing to it in short transactions, each by its turn."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
 from tidemill.core import ids
+from tidemill.core.digests import canonical_json
+from tidemill.core.errors import InvalidError
 from tidemill.ledger import schema
+from tidemill.ledger.opening import prepare, sqlite_path
+from tidemill.ledger.queue import WriteQueue, queue_for
+
+_METRIC = """INSERT INTO metric (run_id, name, step, value, at_us) VALUES (?, ?, ?, ?, ?)
+    ON CONFLICT (run_id, name, step) DO UPDATE SET value = excluded.value, at_us = excluded.at_us"""
+_LAST = """INSERT INTO metric_last (run_id, name, step, value, at_us) VALUES (?, ?, ?, ?, ?)
+    ON CONFLICT (run_id, name) DO UPDATE SET step = excluded.step, value = excluded.value, at_us = excluded.at_us
+    WHERE excluded.step >= metric_last.step"""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One state change, as the audit log has it."""
+
+    seq: int
+    id: str
+    at_us: int
+    kind: str
+    subject: str
+    actor: str
+    body: Mapping[str, Any]
 
 
 class Ledger:
     """The one metadata store.
 
-    Guarantees:
-        serial: `write` holds the only write lock; readers never block and never see half a transaction.
-        durable: `write()` survives a power cut once the block ends; `write(durable=False)` survives a killed process.
-        patient: writers queue; none sees "database is locked".
+    Guarantees, each checked by `tidemill.testing.ledger.LedgerContract`:
+        serial: `write` has the only write transaction; readers never wait and never see half of one.
+        durable: `write()` survives a power cut once its block has ended; `write(durable=False)` survives a killed process.
+        patient: writers queue, over threads and processes; none sees "database is locked".
+        whole: a block that raises, or whose process is killed, leaves nothing.
+        portable: any process may open the same URL; a `Ledger` may be pickled, and used after a fork.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.engine = _engine(url, "NORMAL")
-        self._durable = _engine(url, "FULL")
-        schema.metadata.create_all(self.engine)
+        self._path = sqlite_path(url)
+        self._connect()
+        prepare(url, self.engine, self.write)
+
+    def _connect(self) -> None:
+        self._pid = os.getpid()
+        self._metrics: sqlite3.Connection | None = None
+        self._queue: WriteQueue | None = queue_for(self._path) if self._path else None
+        self.engine = _engine(self.url, grouped=self._queue is not None and self._queue.groups)
+
+    def _here(self) -> None:
+        """Make connections of our own in a forked child: SQLite's must not cross a fork."""
+        if self._pid != os.getpid():
+            self.engine.dispose(close=False)
+            self._connect()
 
     @contextmanager
     def write(self, *, durable: bool = True) -> Iterator[sa.Connection]:
-        """One transaction: committed when the block ends, rolled back when it raises."""
-        with (self._durable if durable else self.engine).connect() as db:
-            db.exec_driver_sql("BEGIN IMMEDIATE")
-            try:
+        """One transaction: committed when the block ends, rolled back when it raises. Keep it short: all others wait."""
+        self._here()
+        if self._queue is None:
+            with self.engine.begin() as db:
+                _serialize(db)
                 yield db
-                db.commit()
-            except BaseException:
-                db.rollback()
-                raise
+            return
+        self._queue.enter()
+        committed = False
+        try:
+            with self.engine.connect() as db:
+                db.exec_driver_sql("BEGIN IMMEDIATE")
+                try:
+                    yield db
+                    db.exec_driver_sql("COMMIT")
+                    committed = True
+                except BaseException:
+                    if db.connection.driver_connection.in_transaction:  # type: ignore[union-attr]
+                        db.exec_driver_sql("ROLLBACK")
+                    raise
+        finally:
+            number = self._queue.leave(committed=committed)
+        if durable:
+            self._queue.settle(number)
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """A consistent view for queries."""
+        """One consistent view for all queries of the block, however long writers go on meanwhile."""
+        self._here()
         with self.engine.connect() as db:
-            yield db
+            if self._path:
+                db.exec_driver_sql("BEGIN")
+                try:
+                    yield db
+                finally:
+                    db.exec_driver_sql("ROLLBACK")
+            else:
+                yield db
+
+    def log_metrics(self, run_id: str, values: Sequence[tuple[str, int, float]], *, at_us: int) -> None:
+        """Write metric values (name, step, value) in one transaction that survives a killed process.
+
+        A second value for a step replaces the first. NaN is stored as null (SQL has none), infinities as themselves.
+        """
+        self._here()
+        rows = [(run_id, name, step, value, at_us) for name, step, value in values]
+        last = _last_steps(rows)
+        if self._queue is None:
+            self._log_metrics_portably(rows, last)
+            return
+        self._queue.enter()
+        committed = False
+        try:
+            db = self._metrics or self._open_metrics()
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                db.executemany(_METRIC, rows)
+                db.executemany(_LAST, last)
+                db.execute("COMMIT")
+                committed = True
+            except BaseException:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                raise
+        finally:
+            self._queue.leave(committed=committed)
+
+    def _open_metrics(self) -> sqlite3.Connection:
+        self._metrics = sqlite3.connect(str(self._path), isolation_level=None, check_same_thread=False, timeout=60)
+        _pragmas(self._metrics, "NORMAL")
+        return self._metrics
+
+    def _log_metrics_portably(self, rows: Sequence[tuple[Any, ...]], last: Sequence[tuple[Any, ...]]) -> None:
+        names = ("run_id", "name", "step", "value", "at_us")
+        with self.write(durable=False) as db:
+            for row in rows:
+                upsert(db, schema.metric, dict(zip(names, row, strict=True)))
+            for row in last:
+                newer = sa.select(schema.metric_last.c.step).where(
+                    schema.metric_last.c.run_id == row[0], schema.metric_last.c.name == row[1], schema.metric_last.c.step > row[2]
+                )
+                if db.execute(newer).first() is None:
+                    upsert(db, schema.metric_last, dict(zip(names, row, strict=True)))
+
+    def events_after(self, seq: int, limit: int = 500) -> list[Event]:
+        """State changes behind `seq` (0: from the first), oldest first, at most `limit`; what the console streams."""
+        event = schema.event.c
+        query = sa.select(event.seq, event.id, event.at_us, event.kind, event.subject, event.actor, event.body)
+        with self.read() as db:
+            rows = db.execute(query.where(event.seq > seq).order_by(event.seq).limit(limit)).all()
+        return [Event(*row[:6], from_json(row[6])) for row in rows]
 
     def close(self) -> None:
         """Let go of all connections."""
+        if self._metrics is not None:
+            self._metrics.close()
+            self._metrics = None
         self.engine.dispose()
-        self._durable.dispose()
+
+    def __reduce__(self) -> tuple[type[Ledger], tuple[str]]:
+        return Ledger, (self.url,)
 
 
-def _engine(url: str, synchronous: str) -> sa.Engine:
-    engine = sa.create_engine(url, connect_args={"timeout": 60, "isolation_level": None} if url.startswith("sqlite") else {})
-    if url.startswith("sqlite"):
+def _last_steps(rows: Sequence[tuple[str, str, int, float, int]]) -> list[tuple[str, str, int, float, int]]:
+    last: dict[str, tuple[str, str, int, float, int]] = {}
+    for row in rows:
+        held = last.get(row[1])
+        if held is None or row[2] >= held[2]:
+            last[row[1]] = row
+    return list(last.values())
 
-        @sa.event.listens_for(engine, "connect")
-        def _pragmas(connection: Any, _record: Any) -> None:
-            for pragma in ("journal_mode=WAL", f"synchronous={synchronous}", "busy_timeout=60000", "foreign_keys=ON"):
-                connection.execute(f"PRAGMA {pragma}")
+
+def _pragmas(connection: Any, synchronous: str) -> None:
+    for pragma in ("busy_timeout=60000", "journal_mode=WAL", f"synchronous={synchronous}", "foreign_keys=ON", "cache_size=-16000"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _engine(url: str, *, grouped: bool) -> sa.Engine:
+    if not url.startswith("sqlite"):
+        return sa.create_engine(url, pool_pre_ping=True, isolation_level="REPEATABLE READ")
+    engine = sa.create_engine(url, connect_args={"timeout": 60, "isolation_level": None}, pool_size=8, max_overflow=-1)
+
+    @sa.event.listens_for(engine, "connect")
+    def _connected(connection: Any, _record: Any) -> None:
+        _pragmas(connection, "NORMAL" if grouped else "FULL")
 
     return engine
 
 
+def _serialize(db: sa.Connection) -> None:
+    """Make this transaction the only writer on a server database, until it ends."""
+    if db.dialect.name == "postgresql":
+        db.exec_driver_sql("SELECT pg_advisory_xact_lock(7437445)")
+    else:  # a row that every writer locks first
+        db.execute(sa.select(schema.state).where(schema.state.c.name == "ledger:turn").with_for_update())
+
+
 def insert_once(db: sa.Connection, table: sa.Table, values: Mapping[str, Any]) -> bool:
     """Insert a row unless its key is there already; say whether it was new."""
-    from sqlalchemy.dialects.sqlite import insert
+    statement: Any
+    if db.dialect.name == "sqlite":
+        from sqlalchemy.dialects.sqlite import insert
 
-    return db.execute(insert(table).values(**values).on_conflict_do_nothing()).rowcount == 1
+        statement = insert(table).values(**values).on_conflict_do_nothing()
+    elif db.dialect.name == "postgresql":
+        from sqlalchemy.dialects.postgresql import insert as pg_insert
+
+        statement = pg_insert(table).values(**values).on_conflict_do_nothing()
+    elif db.dialect.name in ("mysql", "mariadb"):
+        statement = sa.insert(table).values(**values).prefix_with("IGNORE")
+    else:
+        raise InvalidError(f"a ledger cannot be kept in {db.dialect.name}; use sqlite, postgresql or mysql")
+    return db.execute(statement).rowcount == 1
+
+
+def upsert(db: sa.Connection, table: sa.Table, values: Mapping[str, Any]) -> None:
+    """Insert a row, or replace the one with its primary key."""
+    if insert_once(db, table, values):
+        return
+    keys = [column.name for column in table.primary_key.columns]
+    rest = {name: value for name, value in values.items() if name not in keys}
+    if rest:
+        db.execute(sa.update(table).where(*(table.c[key] == values[key] for key in keys)).values(**rest))
 
 
 def emit(db: sa.Connection, kind: str, subject: str, body: Mapping[str, Any], *, at_us: int, actor: str = "tidemill") -> None:
@@ -90,8 +254,6 @@ def emit(db: sa.Connection, kind: str, subject: str, body: Mapping[str, Any], *,
 
 def to_json(value: Any) -> str:
     """Canonical JSON text of a value; NaN and infinities become null."""
-    from tidemill.core.digests import canonical_json
-
     return canonical_json(_finite(value)).decode()
 
 
