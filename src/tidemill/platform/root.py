@@ -5,7 +5,7 @@ Nothing else in Tidemill imports an `embedded` module or an adapter. A URL's sch
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -13,19 +13,277 @@ from typing import TYPE_CHECKING, Any
 
 from tidemill.core.clock import Clock, WallClock
 from tidemill.core.errors import ConfigError
+from tidemill.platform.config import Config, load_config, split_url, triggers_from
+from tidemill.platform.project import find_project, load_definitions
 
 if TYPE_CHECKING:
     from tidemill.catalog.ports import Catalog
     from tidemill.cicd.ports import Builder
     from tidemill.core.definitions import Definitions
-    from tidemill.features.ports import OfflineStore, OnlineStore
+    from tidemill.features.ports import OfflineStore, OnlineStore, StreamProcessor
+    from tidemill.ingestion.ports import Source, Stream
     from tidemill.ledger.store import Ledger
-    from tidemill.monitoring.ports import LabelStore
-    from tidemill.platform.config import Config
-    from tidemill.retraining.ports import Metrics
+    from tidemill.monitoring.ports import AlertSink, LabelStore
+    from tidemill.pipelines.ports import Executor
+    from tidemill.registry.ports import ModelRegistry
+    from tidemill.retraining.loop import Auditor
+    from tidemill.retraining.ports import Loop, Metrics
     from tidemill.serving.ports import PredictionLog, Router, Runtime
     from tidemill.tracking.ports import Tracker
     from tidemill.training.ports import Trainer
     from tidemill.tuning.ports import Tuner
     from tidemill.validation.ports import Profiler, SchemaStore
     from tidemill.versioning.ports import BlobStore, TableStore
+
+SHARED = ("tables", "blobs", "offline", "online", "processor", "labels", "profiler", "schemas", "runtime", "builder", "sources", "auditor")
+"""What replayed policies have in common: data, features and labels, but no runs, models, decisions or predictions."""
+
+
+class Platform:
+    """A project with its stack. Attributes named after ports open them on first use; `close` lets go of all."""
+
+    def __init__(self, project: Path, config: Config, clock: Clock) -> None:
+        self.project = project
+        self.config = config
+        self.clock = clock
+        self.home = Path(config.home)
+
+    @classmethod
+    def open(
+        cls,
+        project: Path | str = ".",
+        overrides: Sequence[str] = (),
+        *,
+        clock: Clock | None = None,
+        home: Path | None = None,
+        share: Platform | None = None,
+    ) -> Platform:
+        """Open the project that holds `project`.
+
+        Args:
+            project: the folder with `definitions.py`, or one below it.
+            overrides: Hydra overrides of the configuration.
+            clock: the present when None.
+            home: where the local stack keeps its files, instead of the configured place.
+            share: a platform of the same project whose data, features and labels are used instead of own ones.
+
+        Raises:
+            NotFoundError: there is no project here.
+            ConfigError: the configuration is wrong; names file and key.
+        """
+        root = find_project(Path(project))
+        config = load_config(root, overrides, home=home)
+        platform = cls(root, config, clock or WallClock())
+        platform.home.mkdir(parents=True, exist_ok=True)
+        if share is not None:
+            platform.__dict__.update({name: getattr(share, name) for name in (*SHARED, "definitions")})
+        return platform
+
+    def _port(self, setting: str, **schemes: Callable[[str], Any]) -> Any:
+        """Open what the URL of `setting` names: an embedded default, or an adapter registered under the scheme."""
+        url = getattr(self.config.stack, setting)
+        adapters = {e.name: e for e in entry_points(group=f"tidemill.{setting}")}
+        scheme, rest = split_url(url, f"stack.{setting}", sorted({*schemes, *adapters}))
+        if scheme in schemes:
+            return schemes[scheme](rest)
+        try:
+            return adapters[scheme].load()(url)
+        except ModuleNotFoundError as error:
+            raise ConfigError(f"stack.{setting}: {scheme!r} needs an extra: pip install 'tidemill[{scheme}]'") from error
+
+    @cached_property
+    def definitions(self) -> Definitions:
+        """What the project defines, by name."""
+        return load_definitions(self.project)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The metadata store."""
+        from tidemill.ledger.store import Ledger
+
+        url = self.config.stack.ledger
+        return self._port("ledger", **dict.fromkeys(("sqlite", "postgresql", "mysql"), lambda _rest: Ledger(url)))  # type: ignore[no-any-return]
+
+    @cached_property
+    def tables(self) -> TableStore:
+        """Versioned tables."""
+        from tidemill.versioning.embedded import IcebergTableStore
+
+        def iceberg(path: str) -> TableStore:
+            return IcebergTableStore(Path(path), f"sqlite:///{path}/catalog.db", self.clock)
+
+        return self._port("tables", iceberg=iceberg)  # type: ignore[no-any-return]
+
+    @cached_property
+    def blobs(self) -> BlobStore:
+        """Files by digest."""
+        from tidemill.versioning.embedded import FileBlobStore
+
+        return self._port("blobs", files=lambda path: FileBlobStore(Path(path)))  # type: ignore[no-any-return]
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """Full-text search over what there is."""
+        from tidemill.catalog.embedded import SqliteCatalog
+
+        return self._port("catalog", sqlite=lambda path: SqliteCatalog(_file(path)))  # type: ignore[no-any-return]
+
+    @cached_property
+    def builder(self) -> Builder:
+        """Captures the project's code."""
+        from tidemill.cicd.embedded import GitBuilder
+
+        return self._port("builder", git=lambda path: GitBuilder(Path(path)))  # type: ignore[no-any-return]
+
+    @cached_property
+    def profiler(self) -> Profiler:
+        """Makes mergeable profiles."""
+        from tidemill.validation.embedded import DuckProfiler
+
+        return DuckProfiler()
+
+    @cached_property
+    def schemas(self) -> SchemaStore:
+        """Curated table schemas."""
+        from tidemill.validation.embedded import YamlSchemaStore
+
+        return self._port("schemas", files=lambda path: YamlSchemaStore(self.project / path))  # type: ignore[no-any-return]
+
+    @cached_property
+    def auditor(self) -> Auditor:
+        """Checks batches against the curated schemas."""
+        from tidemill.retraining.loop import Auditor
+
+        return Auditor(self.schemas, self.profiler)
+
+    @cached_property
+    def sources(self) -> dict[str, Source]:
+        """The source of each table that has one, by table name."""
+        from tidemill.ingestion.embedded import open_source
+
+        return {name: open_source(table.source, self.project, table) for name, table in self.definitions.tables.items() if table.source}
+
+    @cached_property
+    def stream(self) -> Stream:
+        """Pushed records, in order."""
+        from tidemill.ingestion.embedded import LogStream
+
+        return self._port("stream", files=lambda path: LogStream(Path(path)))  # type: ignore[no-any-return]
+
+    @cached_property
+    def offline(self) -> OfflineStore:
+        """Feature values of many rows at their own times."""
+        from tidemill.features.embedded import DuckOfflineStore
+
+        return self._port("offline", duckdb=lambda _rest: DuckOfflineStore())  # type: ignore[no-any-return]
+
+    @cached_property
+    def online(self) -> OnlineStore:
+        """State of features by key."""
+        from tidemill.features.embedded import SqliteOnlineStore
+
+        return self._port("online", sqlite=lambda path: SqliteOnlineStore(_file(path)))  # type: ignore[no-any-return]
+
+    @cached_property
+    def processor(self) -> StreamProcessor:
+        """Keeps online state fresh, and reads it."""
+        from tidemill.features.embedded import TileProcessor
+
+        return TileProcessor(self.online, self.definitions)
+
+    @cached_property
+    def tracker(self) -> Tracker:
+        """Parameters and metrics of runs."""
+        from tidemill.tracking.embedded import LedgerTracker
+
+        return LedgerTracker(self.ledger)
+
+    @cached_property
+    def tuner(self) -> Tuner:
+        """Hyperparameter search."""
+        from tidemill.tuning.embedded import OptunaTuner
+
+        return self._port("studies", sqlite=lambda path: OptunaTuner(Path(_file(path))))  # type: ignore[no-any-return]
+
+    @cached_property
+    def trainer(self) -> Trainer:
+        """Finds a place for work that needs resources."""
+        from tidemill.training.embedded import ProcessTrainer
+
+        return self._port("trainer", processes=lambda _rest: ProcessTrainer())  # type: ignore[no-any-return]
+
+    @cached_property
+    def registry(self) -> ModelRegistry:
+        """Model versions and aliases."""
+        from tidemill.registry.embedded import LedgerRegistry
+
+        return LedgerRegistry(self.ledger, self.blobs)
+
+    @cached_property
+    def runtime(self) -> Runtime:
+        """Loads model artifacts."""
+        from tidemill.serving.embedded import OnnxRuntime
+
+        return self._port("runtime", onnx=lambda _rest: OnnxRuntime())  # type: ignore[no-any-return]
+
+    @cached_property
+    def router(self) -> Router:
+        """Who answers which request."""
+        from tidemill.serving.embedded import LedgerRouter
+
+        return LedgerRouter(self.ledger)
+
+    @cached_property
+    def log(self) -> PredictionLog:
+        """The durable record of predictions."""
+        from tidemill.serving.embedded import SqlitePredictionLog
+
+        return self._port("predictions", sqlite=lambda path: SqlitePredictionLog(_file(path)))  # type: ignore[no-any-return]
+
+    @cached_property
+    def labels(self) -> LabelStore:
+        """Labels with their revisions."""
+        from tidemill.monitoring.embedded import SqliteLabelStore
+
+        return self._port("labels", sqlite=lambda path: SqliteLabelStore(_file(path)))  # type: ignore[no-any-return]
+
+    @cached_property
+    def metrics(self) -> Metrics:
+        """Observations of monitored objectives."""
+        from tidemill.monitoring.embedded import LedgerMetrics
+
+        return LedgerMetrics(self.ledger)
+
+    @cached_property
+    def alerts(self) -> AlertSink | None:
+        """Where alerts go; None when nowhere."""
+        from tidemill.monitoring.embedded import WebhookAlerts
+
+        url = self.config.stack.alerts
+        return WebhookAlerts(url) if url else None
+
+    @cached_property
+    def executor(self) -> Executor:
+        """Runs pipelines."""
+        from tidemill.platform.wiring import make_executor
+
+        return make_executor(self)
+
+    @cached_property
+    def loop(self) -> Loop:
+        """The platform as the loop sees it; runs are executed in this process."""
+        from tidemill.platform.wiring import make_loop
+
+        return make_loop(self, triggers_from(self.config))
+
+    def close(self) -> None:
+        """Close what was opened and can be closed."""
+        for opened in list(self.__dict__.values()):
+            close = getattr(opened, "close", None)
+            if callable(close) and opened is not self.clock:
+                close()
+
+
+def _file(path: str) -> str:
+    """The path behind `sqlite:` however many slashes a person wrote."""
+    return path if not path.startswith("//") else "/" + path.lstrip("/")
