@@ -1,1 +1,7 @@
-"""Answering requests and remembering the answers."""
+"""Serving: from a request to a score that is remembered."""
+
+from tidemill.serving.plan import Plan, compile_plan
+from tidemill.serving.score import Lineup, Scorer
+from tidemill.serving.tokens import Access, Tokens
+
+__all__ = ["Access", "Lineup", "Plan", "Scorer", "Tokens", "compile_plan"]

@@ -1,0 +1,216 @@
+"""Answering: route each request, score it, score it again by whoever is being compared, remember both.
+
+One `Scorer` serves a replayed day in one call and a live server in thousands of small ones.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter_ns
+from typing import Any
+
+from tidemill.core.definitions import Service
+from tidemill.core.errors import InvalidError, TidemillError, UnavailableError, not_found
+from tidemill.registry.ports import ModelRegistry
+from tidemill.serving.plan import Plan
+from tidemill.serving.ports import Deployment, LoadedModel, Prediction, PredictionLog, Role, Router, Runtime
+from tidemill.versioning.ports import BlobStore
+
+logger = logging.getLogger(__name__)
+Inputs = Sequence[tuple[Any, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Lineup:
+    """Who serves now: deployments and their loaded models, replaced as a whole. Requests in flight keep the one they began with."""
+
+    deployments: tuple[Deployment, ...] = ()
+    models: Mapping[str, LoadedModel] = field(default_factory=dict)
+    failures: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def live(self) -> Deployment | None:
+        """Who answers what no canary takes."""
+        return next((d for d in self.deployments if d.role == "live"), None)
+
+    @property
+    def routed(self) -> bool:
+        """Whether a canary takes part, so that each request has to be routed by its id."""
+        return any(d.role == "canary" and d.weight > 0 for d in self.deployments)
+
+    def compared(self, answered: Deployment) -> list[Deployment]:
+        """Who else scores a request that `answered` answered: every shadow; and, while there is a canary, live and canaries in turn."""
+        others = [d for d in self.deployments if d.id != answered.id]
+        return others if any(d.role == "canary" for d in self.deployments) else [d for d in others if d.role == "shadow"]
+
+
+class Scorer:
+    """A service's answers. Thread-safe; `refresh` may run while others answer.
+
+    Models are loaded, verified by digest and warmed before they take a request; the change is one assignment, so a request sees
+    the line-up before it or after it.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        plan: Plan,
+        router: Router,
+        runtime: Runtime,
+        registry: ModelRegistry,
+        blobs: BlobStore,
+        log: PredictionLog,
+    ) -> None:
+        self.service = service
+        self.plan = plan
+        self.registry = registry
+        self.log = log
+        self._router = router
+        self._runtime = runtime
+        self._blobs = blobs
+        self._refreshing = threading.Lock()
+        self._lineup = Lineup()
+
+    @property
+    def lineup(self) -> Lineup:
+        """Who serves now."""
+        return self._lineup
+
+    def refresh(self) -> bool:
+        """Take over the router's deployments; say whether anything changed.
+
+        A canary or shadow that cannot be loaded is left out, its reason in `lineup.failures`; its requests go to live.
+
+        Raises:
+            TidemillError: the live model cannot be loaded (`CorruptError`, `RefusedError` …). Whoever served before goes on.
+        """
+        with self._refreshing:
+            before = self._lineup
+            wanted = self._router.deployments(self.service.name)
+            if tuple(d for d in wanted if d.id not in before.failures) == before.deployments:
+                return False
+            models: dict[str, LoadedModel] = {}
+            failures: dict[str, str] = {}
+            for deployment in wanted:
+                try:
+                    models[deployment.digest] = (
+                        before.models.get(deployment.digest) or models.get(deployment.digest) or self._load(deployment)
+                    )
+                except TidemillError as error:
+                    if deployment.role == "live":
+                        raise
+                    failures[deployment.id] = str(error)
+                    extra = {"service": self.service.name, "deployment": deployment.id, "reason": str(error)}
+                    logger.error("deployment.refused", extra=extra)
+            taken = tuple(d for d in wanted if d.id not in failures)
+            self._lineup = Lineup(taken, models, failures)
+            return taken != before.deployments
+
+    def _load(self, deployment: Deployment) -> LoadedModel:
+        model = self._runtime.load(self._blobs.fetch(deployment.digest))
+        if model.features != self.plan.columns:
+            missing = sorted(set(model.features) - set(self.plan.columns))
+            raise InvalidError(
+                f"{deployment.model} version {deployment.version} was trained on other columns than {self.service.name} has now"
+                f"{': it needs ' + ', '.join(missing) if missing else ''}; retrain it or restore the service's features"
+            )
+        return model
+
+    def answer(self, requests: Sequence[Mapping[str, Any]], inputs: Inputs, ids: Sequence[str], at_us: Sequence[int]) -> list[Prediction]:
+        """Answer requests and remember the answers and all comparisons durably.
+
+        Args:
+            requests: as they came; kept with the prediction.
+            inputs: from `Plan.inputs`, aligned.
+            ids: one a request; the same id is answered by the same deployment.
+            at_us: when each is answered.
+
+        Returns:
+            One answer a request, in order.
+
+        Raises:
+            UnavailableError: nothing is live, or the log does not take it (safe to retry: a prediction is kept once).
+        """
+        lineup = self._lineup
+        answers = self.respond([self.plan.kept(r) for r in requests], inputs, ids, at_us, lineup=lineup)
+        self.log.append(answers + self.compare(answers, lineup=lineup))
+        return answers
+
+    def respond(
+        self,
+        requests: Sequence[Mapping[str, Any]],
+        inputs: Inputs,
+        ids: Sequence[str],
+        at_us: Sequence[int],
+        *,
+        lineup: Lineup | None = None,
+        version: int | None = None,
+    ) -> list[Prediction]:
+        """Answer without logging or comparing. `version` asks for one deployed version instead of the router's choice."""
+        lineup = lineup or self._lineup
+        out: list[Prediction | None] = [None] * len(ids)
+        for deployment, places in self._route(lineup, ids, version):
+            if len(places) == len(ids):
+                return self._score(lineup, deployment, deployment.role, ids, inputs, requests, at_us)
+            picked = [([column[i] for i in places]) for column in (ids, inputs, requests, at_us)]
+            for i, prediction in zip(places, self._score(lineup, deployment, deployment.role, *picked), strict=True):
+                out[i] = prediction
+        return [prediction for prediction in out if prediction is not None]
+
+    def _route(self, lineup: Lineup, ids: Sequence[str], version: int | None) -> list[tuple[Deployment, Sequence[int]]]:
+        if version is not None:
+            chosen = [d for d in lineup.deployments if d.version == version]
+            if not chosen:
+                raise not_found(f"deployed version of {self.service.name}", str(version), [str(d.version) for d in lineup.deployments])
+            return [(chosen[0], range(len(ids)))]
+        live = lineup.live
+        if live is None:
+            raise UnavailableError(f"no live deployment answers for {self.service.name!r} yet; deploy a model version, then ask again")
+        if not lineup.routed:
+            return [(live, range(len(ids)))]
+        places: dict[str, list[int]] = {}
+        by_id = {d.id: d for d in lineup.deployments}
+        for i, key in enumerate(ids):
+            places.setdefault(self._router.choose(lineup.deployments, key).id, []).append(i)
+        return [(by_id[name], found) for name, found in places.items()]
+
+    def _score(
+        self,
+        lineup: Lineup,
+        deployment: Deployment,
+        role: Role,
+        ids: Sequence[str],
+        inputs: Inputs,
+        requests: Sequence[Mapping[str, Any]],
+        at_us: Sequence[int],
+    ) -> list[Prediction]:
+        started = perf_counter_ns()
+        scores = lineup.models[deployment.digest].predict(inputs).tolist()
+        latency_us = (perf_counter_ns() - started) // 1000
+        service, model, version, columns = self.service.name, deployment.model, deployment.version, self.plan.columns
+        return [
+            Prediction(key, service, model, version, role, at, score, columns, values, request, latency_us)
+            for key, at, score, values, request in zip(ids, at_us, scores, inputs, requests, strict=True)
+        ]
+
+    def compare(self, answers: Sequence[Prediction], *, lineup: Lineup | None = None) -> list[Prediction]:
+        """Score answered requests by every deployment that is compared with the one that answered; role shadow, same order."""
+        lineup = lineup or self._lineup
+        if len(lineup.deployments) < 2:
+            return []
+        out: list[Prediction] = []
+        by_version = {(d.model, d.version): d for d in lineup.deployments}
+        groups: dict[str, list[Prediction]] = {}
+        others: dict[str, Deployment] = {}
+        for prediction in answers:
+            answered = by_version.get((prediction.model, prediction.version))
+            for other in lineup.compared(answered) if answered else ():
+                others[other.id] = other
+                groups.setdefault(other.id, []).append(prediction)
+        for name, rows in groups.items():
+            ids, at_us = [p.id for p in rows], [p.at_us for p in rows]
+            out += self._score(lineup, others[name], "shadow", ids, [p.values for p in rows], [p.request for p in rows], at_us)
+        return out

@@ -1,0 +1,125 @@
+"""Access tokens: shown once, stored as a hash, each with one of the five roles of the paper."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import threading
+from dataclasses import dataclass
+from typing import Literal, cast, get_args
+
+import sqlalchemy as sa
+
+from tidemill.core.clock import Clock
+from tidemill.core.errors import InvalidError, RefusedError, not_found
+from tidemill.core.instants import SECOND_US
+from tidemill.ledger.schema import token
+from tidemill.ledger.store import Ledger, emit, insert_once
+
+AccessRole = Literal["viewer", "data-scientist", "data-engineer", "ml-engineer", "admin"]
+Action = Literal["read", "predict", "ingest", "run", "deploy", "administer"]
+ROLES: tuple[AccessRole, ...] = get_args(AccessRole)
+ALLOWED: dict[AccessRole, frozenset[Action]] = {
+    "viewer": frozenset({"read"}),
+    "data-scientist": frozenset({"read", "predict", "run"}),
+    "data-engineer": frozenset({"read", "predict", "ingest", "run"}),
+    "ml-engineer": frozenset({"read", "predict", "ingest", "run", "deploy"}),
+    "admin": frozenset({"read", "predict", "ingest", "run", "deploy", "administer"}),
+}
+_PREFIX = "tm_"
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Whose token it is and what it allows."""
+
+    name: str
+    role: AccessRole
+
+    def may(self, action: Action) -> bool:
+        """Whether this role allows `action`."""
+        return action in ALLOWED[self.role]
+
+    def require(self, action: Action) -> None:
+        """Raise `RefusedError` unless this role allows `action`."""
+        if not self.may(action):
+            able = ", ".join(role for role in ROLES if action in ALLOWED[role])
+            raise RefusedError(f"the token {self.name!r} has role {self.role}, which may not {action}; roles that may: {able}")
+
+
+def _hash(secret: str) -> str:
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class Tokens:
+    """Makes and verifies tokens. Verified against a copy of the hashes that is at most `ttl_us` old.
+
+    Secrets are 256 random bits, so one SHA-256 is enough: there is nothing to guess from a dictionary.
+    """
+
+    def __init__(self, ledger: Ledger, clock: Clock, *, ttl_us: int = 2 * SECOND_US) -> None:
+        self._ledger = ledger
+        self._clock = clock
+        self._ttl_us = ttl_us
+        self._lock = threading.Lock()
+        self._known: dict[str, Access] = {}
+        self._read_us = -1
+
+    def make(self, name: str, role: str = "admin", *, actor: str = "tidemill") -> str:
+        """Make a token and return its secret, which is not kept. A name that is taken gets a second token beside the first."""
+        if role not in ROLES:
+            raise not_found("role", role, ROLES)
+        if not name or len(name) > 100:
+            raise InvalidError("a token needs a name of 1 to 100 characters, such as the person or program it is for")
+        secret = _PREFIX + secrets.token_urlsafe(32)
+        at_us = self._clock.now_us()
+        with self._ledger.write() as db:
+            insert_once(db, token, {"hash": _hash(secret), "name": name, "role": role, "at_us": at_us})
+            emit(db, "token.made", name, {"role": role, "hash": _hash(secret)[:12]}, at_us=at_us, actor=actor)
+        self._read_us = -1
+        return secret
+
+    def revoke(self, name: str, *, actor: str = "tidemill") -> int:
+        """Take back all tokens of a name; servers forget them within the ttl. Raises `NotFoundError`."""
+        at_us = self._clock.now_us()
+        with self._ledger.write() as db:
+            gone = db.execute(sa.delete(token).where(token.c.name == name)).rowcount
+            if not gone:
+                raise not_found("token", name, [str(n) for n in db.execute(sa.select(token.c.name)).scalars()])
+            emit(db, "token.revoked", name, {"tokens": gone}, at_us=at_us, actor=actor)
+        self._read_us = -1
+        return int(gone)
+
+    def listed(self) -> list[Access]:
+        """All tokens, without their secrets, by name."""
+        with self._ledger.read() as db:
+            rows = db.execute(sa.select(token.c.name, token.c.role).order_by(token.c.name)).all()
+        return [Access(str(name), cast("AccessRole", role)) for name, role in rows]
+
+    def verify(self, secret: str | None) -> Access | None:
+        """Whose secret this is, or None."""
+        if not secret:
+            return None
+        wanted = _hash(secret)
+        found = self._find(wanted)
+        if found is None and self._clock.now_us() - self._read_us > SECOND_US // 10:
+            self._read_us = -1  # maybe it was made a moment ago
+            found = self._find(wanted)
+        return found
+
+    def _find(self, wanted: str) -> Access | None:
+        found: Access | None = None
+        for known, access in self._current().items():
+            if hmac.compare_digest(known, wanted):
+                found = access
+        return found
+
+    def _current(self) -> dict[str, Access]:
+        now = self._clock.now_us()
+        if self._read_us < 0 or now - self._read_us > self._ttl_us:
+            with self._lock, self._ledger.read() as db:
+                rows = db.execute(sa.select(token.c.hash, token.c.name, token.c.role)).all()
+                self._known = {str(h): Access(str(name), cast("AccessRole", role)) for h, name, role in rows if role in ALLOWED}
+                self._read_us = now
+        return self._known
