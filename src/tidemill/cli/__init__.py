@@ -1,1 +1,5 @@
-"""The command line."""
+"""The command line: one file per stage; a command parses, calls one function and prints."""
+
+from tidemill.cli.app import main
+
+__all__ = ["main"]
