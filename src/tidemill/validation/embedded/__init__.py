@@ -1,0 +1,8 @@
+"""Validation on one machine: profiles from Arrow and sketches, schemas as YAML files."""
+
+from tidemill.validation.embedded.profiler import SketchProfiler
+from tidemill.validation.embedded.schemas import YamlSchemaStore
+
+DuckProfiler = SketchProfiler
+
+__all__ = ["DuckProfiler", "SketchProfiler", "YamlSchemaStore"]
