@@ -1,0 +1,73 @@
+"""Asking a model server by the Open Inference Protocol, with nothing but the standard library."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from tidemill.core.definitions import Service
+from tidemill.core.errors import InvalidError, NotFoundError, RefusedError, TidemillError, UnavailableError
+
+_TYPES = {bool: "BOOL", int: "INT64", float: "FP64", str: "BYTES"}
+_ERRORS: dict[int, type[TidemillError]] = {
+    400: InvalidError,
+    401: RefusedError,
+    403: RefusedError,
+    404: NotFoundError,
+    413: RefusedError,
+    422: InvalidError,
+}
+
+
+def infer(url: str, service: Service, rows: Sequence[Mapping[str, Any]], token: str, *, timeout_s: float = 30.0) -> list[dict[str, Any]]:
+    """Score `rows`; one answer {"id", "score", "version"} each, in order. Raises what the server's status stands for."""
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise InvalidError(f"{url!r} is no http or https address")
+    body = json.dumps({"inputs": _inputs(service, rows)}).encode()
+    headers = {"content-type": "application/json", **({"authorization": f"Bearer {token}"} if token else {})}
+    target = f"{url.rstrip('/')}/v2/models/{quote(service.name)}/infer"
+    request = urllib.request.Request(target, data=body, headers=headers)  # noqa: S310 - the scheme was checked
+    try:
+        with urllib.request.urlopen(request, timeout=timeout_s) as answer:  # noqa: S310 - the scheme was checked
+            found = json.load(answer)
+    except urllib.error.HTTPError as error:
+        raise _error(error, token) from error
+    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        raise UnavailableError(f"{url} does not answer ({error}); start it with `tidemill up`") from error
+    return _answers(found)
+
+
+def _inputs(service: Service, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    wanted = [c for c in dict.fromkeys((*service.request_columns, service.key)) if any(c in row for row in rows)]
+    if missing := [c for c in service.request_columns if any(c not in row for row in rows)]:
+        raise InvalidError(f"the request lacks {', '.join(missing)}; {service.name} asks for {', '.join(service.request_columns)}")
+    out = []
+    for name in wanted:
+        data = [row.get(name) for row in rows]
+        kinds = {type(v) for v in data if v is not None}
+        kind = float if kinds == {int, float} else next(iter(kinds), float)
+        if kind not in _TYPES or (len(kinds) > 1 and kind is not float):
+            raise InvalidError(f"{name} must be a number, a text or a boolean in every request, all of one kind")
+        out.append({"name": name, "shape": [len(rows)], "datatype": _TYPES[kind], "data": data})
+    return out
+
+
+def _error(error: urllib.error.HTTPError, token: str) -> TidemillError:
+    text = error.read(4096).decode(errors="replace")
+    with suppress(ValueError, AttributeError):
+        text = str(json.loads(text).get("error", text))
+    hint = "; set TIDEMILL_TOKEN to the token that `tidemill up` showed" if error.code == 401 and not token else ""
+    return _ERRORS.get(error.code, UnavailableError)(f"the model server answered {error.code}: {text}{hint}")
+
+
+def _answers(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    outputs = {o["name"]: o["data"] for o in found["outputs"]}
+    scores = outputs.get("score", next(iter(outputs.values())))
+    ids = outputs.get("id", [found.get("id")] * len(scores))
+    versions = outputs.get("version", [found.get("model_version")] * len(scores))
+    return [{"id": i, "score": s, "version": v} for i, s, v in zip(ids, scores, versions, strict=True)]

@@ -1,0 +1,116 @@
+"""tidemill features: what there is, why a value is what it is, whether offline and online agree."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tidemill.cli.options import INSTANT, json_option, opened, project_options
+from tidemill.cli.output import cell, progress, show_json, show_rows
+from tidemill.core.errors import InvalidError, not_found
+
+_WORDS = {
+    "used": "used",
+    "not_yet_known": "not yet known",
+    "not_yet_happened": "not yet happened",
+    "out_of_window": "out of the window",
+    "superseded": "superseded by a correction",
+    "not_latest": "not the latest",
+}
+
+
+@click.group("features", invoke_without_command=True)
+@project_options
+@json_option
+@click.pass_context
+def features_command(context: click.Context, project: Path, overrides: Sequence[str], as_json: bool) -> None:
+    """List features: full name, how it is computed, from which table."""
+    context.obj = (project, overrides)
+    if context.invoked_subcommand:
+        return
+    from tidemill.api.queries import features
+
+    with opened(project, overrides) as platform, platform.ledger.read() as db:
+        views = features.views(db, platform.definitions)
+    if as_json:
+        show_json(views)
+        return
+    rows = [
+        {"feature": f["name"], "is": f["spelled"], "table": v["table"], "by": ", ".join(v["keys"])} for v in views for f in v["features"]
+    ]
+    show_rows(rows, ["feature", "is", "table", "by"], as_json=False, empty="definitions.py defines no feature views yet")
+
+
+@features_command.command("explain")
+@click.argument("view")
+@click.option("--key", "keys", required=True, metavar="JSON", help='The entity key, for example \'{"origin": "JFK"}\'.')
+@click.option("--at", "at_us", type=INSTANT, required=True, help="The spine row's time (ISO 8601, UTC without a zone).")
+@click.option("--limit", type=click.IntRange(1, 1000), default=30, show_default=True, help="At most this many source rows.")
+@json_option
+@click.pass_obj
+def explain_feature(where: tuple[Path, Sequence[str]], view: str, keys: str, at_us: int, limit: int, as_json: bool) -> None:
+    """Show which source rows made the features of VIEW for one key at one time, and which did not count and why."""
+    with opened(*where) as platform:
+        views = platform.definitions.views
+        if view not in views:
+            raise not_found("feature view", view, views)
+        row = {**_key(keys, views[view].keys), "at": at_us}
+        found = platform.offline.explain(row, views[view], platform.tables.scan(views[view].table.name), limit=limit)
+    rows = [{"use": _WORDS[r.use], "event_us": r.event_us, "known_us": r.known_us, **r.values} for r in found]
+    if as_json:
+        show_json(rows)
+        return
+    wanted = {a.column for a in views[view].aggregates if a.column}
+    columns = ["use", "event_us", "known_us", *sorted(wanted & set(rows[0] if rows else ()))]
+    show_rows(rows, columns, as_json=False, empty=f"table {views[view].table.name!r} has no rows of this key near that time")
+
+
+def _key(text: str, names: Sequence[str]) -> dict[str, Any]:
+    try:
+        key = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InvalidError(f"--key is not JSON ({error}); write for example '{json.dumps(dict.fromkeys(names, '…'))}'") from error
+    if not isinstance(key, dict) or set(key) != set(names):
+        raise InvalidError(f"--key must name exactly {', '.join(names)}")
+    return key
+
+
+@features_command.command("verify")
+@click.argument("service", required=False)
+@click.option("--from", "from_us", type=INSTANT, default=0, help="Only predictions from then on.")
+@click.option("--to", "until_us", type=INSTANT, default=None, help="Only predictions before.")
+@json_option
+@click.pass_obj
+def verify_features(where: tuple[Path, Sequence[str]], service: str | None, from_us: int, until_us: int | None, as_json: bool) -> int:
+    """Recompute every served row offline at its own time and compare column by column. Exit 1 when anything differs."""
+    from tidemill.retraining.parity import verify_served
+
+    with opened(*where) as platform, progress("verifying") as bar:
+        report = verify_served(platform.loop, platform.definitions.service(service), from_us=from_us, until_us=until_us, progress=bar)
+    if as_json:
+        show_json(report)
+    else:
+        mark = click.style("✓", fg="green") if not report.differences else click.style("✗", fg="red")
+        click.echo(f"{mark} {report.service}: {report.rows:,} rows, {report.values:,} values, {report.differences:,} differences")
+        columns = [{"column": name, "differences": n} for name, n in report.by_column.items() if n]
+        if columns:
+            show_rows(columns, ["column", "differences"], as_json=False)
+            for example in report.examples:
+                served, expected = cell("", example.served), cell("", example.expected)
+                click.echo(f"  {example.prediction} {example.column}: served {served}, offline {expected}; looks like {example.likely}")
+    return 1 if report.differences else 0
+
+
+@features_command.command("materialize")
+@click.pass_obj
+def materialize_features(where: tuple[Path, Sequence[str]]) -> None:
+    """Bring the online store up to date with what is published; doing it again changes nothing."""
+    from tidemill.retraining import loop
+
+    with opened(*where) as platform:
+        loop.feed(platform.loop, [])
+    click.echo("the online store is up to date with the published tables")

@@ -1,0 +1,98 @@
+"""tidemill monitor and labels: how good it is, and how that is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from tidemill.cli.options import INSTANT, json_option, limit_option, opened, project_options
+from tidemill.cli.output import show_json, show_rows, sparkline
+from tidemill.core.errors import not_found
+
+
+@click.command("monitor")
+@project_options
+@json_option
+@limit_option
+@click.argument("objective", required=False)
+@click.option("--service", default=None, help="Which service, when there are several.")
+@click.option("--version", type=int, default=None, help="Only this model version.")
+def monitor_command(
+    project: Path, overrides: Sequence[str], as_json: bool, limit: int, objective: str | None, service: str | None, version: int | None
+) -> None:
+    """Show each objective's course, or every window of one OBJECTIVE with its interval and coverage."""
+    from tidemill.api.queries import monitoring
+
+    with opened(project, overrides) as platform, platform.ledger.read() as db:
+        name = platform.definitions.service(service).name
+        known = [o["objective"] for o in monitoring.objectives(db, name)]
+        if objective is not None and objective not in known:
+            raise not_found("objective", objective, known)
+        series = {o: monitoring.series(db, name, o, version=version) for o in ([objective] if objective else known)}
+    if objective is not None:
+        rows = [{**r, "coverage": r["covered"] / r["n"] if r["n"] else None} for r in series[objective][-limit:]]
+        show_rows(rows, ["from_us", "until_us", "version", "value", "low", "high", "n", "coverage"], as_json=as_json)
+        return
+    if as_json:
+        show_json(series)
+        return
+    rows = []
+    for found, windows in series.items():
+        values = [w["value"] for w in windows][-60:]
+        last = next((w for w in reversed(windows) if w["value"] is not None), {})
+        rows.append(
+            {"objective": found, "course": sparkline(values), **{k: last.get(k) for k in ("value", "low", "high", "n", "until_us")}}
+        )
+    show_rows(
+        rows,
+        ["objective", "course", "value", "low", "high", "n", "until_us"],
+        as_json=False,
+        empty="nothing observed yet; it takes predictions",
+    )
+
+
+@click.group("labels", invoke_without_command=True)
+@project_options
+@json_option
+@limit_option
+@click.option("--label", default=None, help="Which label, when there are several.")
+@click.option("--at", "at_us", type=INSTANT, default=None, help="As known at this time; default now.")
+@click.pass_context
+def labels_command(
+    context: click.Context, project: Path, overrides: Sequence[str], as_json: bool, limit: int, label: str | None, at_us: int | None
+) -> None:
+    """List labels as known at a time, newest event first."""
+    context.obj = (project, overrides, label)
+    if context.invoked_subcommand:
+        return
+    with opened(project, overrides) as platform:
+        name = _label(platform.definitions.labels, label)
+        found = platform.labels.as_of(name, at_us if at_us is not None else platform.clock.now_us())
+    rows = found.sort_by([("event_us", "descending")]).slice(0, limit).to_pylist()
+    show_rows(
+        rows, ["key", "value", "event_us", "known_us"], as_json=as_json, empty="no labels known yet; they come with the label's table"
+    )
+
+
+@labels_command.command("show")
+@click.argument("key")
+@json_option
+@click.pass_obj
+def show_label(where: tuple[Path, Sequence[str], str | None], key: str, as_json: bool) -> None:
+    """Show everything that was ever said about KEY, oldest first."""
+    project, overrides, label = where
+    with opened(project, overrides) as platform:
+        found = platform.labels.history(_label(platform.definitions.labels, label), key)
+    rows = [{"value": r.value, "event_us": r.event_us, "known_us": r.known_us, "writer": r.writer} for r in found]
+    show_rows(rows, ["value", "event_us", "known_us", "writer"], as_json=as_json, empty=f"nothing is known about {key!r} yet")
+
+
+def _label(known: object, name: str | None) -> str:
+    names = list(known) if isinstance(known, dict) else []
+    if name is None and len(names) == 1:
+        return str(names[0])
+    if name is None or name not in names:
+        raise not_found("label", name or "", names)
+    return name

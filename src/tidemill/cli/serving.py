@@ -1,0 +1,173 @@
+"""tidemill deploy, rollout and predict."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tidemill.cli.options import json_option, limit_option, opened, project_options
+from tidemill.cli.output import show_json, show_rows
+from tidemill.cli.retraining import show_decision
+from tidemill.core.errors import InvalidError
+
+TOKEN_VARIABLE = "TIDEMILL_TOKEN"  # noqa: S105 - the name of a variable
+
+
+@click.command("deploy")
+@project_options
+@json_option
+@click.argument("version", type=int)
+@click.option("--service", default=None, help="Which service, when there are several.")
+@click.option("--role", type=click.Choice(["shadow", "canary", "live"]), default="shadow", show_default=True, help="What it is to be.")
+@click.option("--weight", type=click.FloatRange(0, 1, min_open=True), default=0.1, show_default=True, help="Share of requests of a canary.")
+@click.option("--reason", default="", help="Kept with the decision.")
+def deploy_command(
+    project: Path, overrides: Sequence[str], as_json: bool, version: int, service: str | None, role: str, weight: float, reason: str
+) -> None:
+    """Put model VERSION behind its service by hand; recorded as a manual decision, which rollback takes back."""
+    from tidemill.retraining.manual import deploy
+
+    with opened(project, overrides) as platform:
+        found = platform.definitions.service(service)
+        decision = deploy(platform.loop, found, version, role=role, weight=weight, reason=reason)
+    show_decision(decision, as_json=as_json)
+
+
+@click.group("rollout", invoke_without_command=True)
+@project_options
+@json_option
+@click.option("--service", default=None, help="Which service, when there are several.")
+@click.option("--all", "history", is_flag=True, help="Also deployments that have ended.")
+@click.pass_context
+def rollout_command(
+    context: click.Context, project: Path, overrides: Sequence[str], as_json: bool, service: str | None, history: bool
+) -> None:
+    """Show which versions answer now, in which role and with which share."""
+    context.obj = (project, overrides, service)
+    if context.invoked_subcommand:
+        return
+    from tidemill.api.queries import services
+
+    with opened(project, overrides) as platform, platform.ledger.read() as db:
+        name = platform.definitions.service(service).name
+        rows = services.history(db, name, limit=100).items if history else services.current(db, name)
+    show_rows(
+        rows,
+        ["role", "version", "weight", "stage", "started_us", "ended_us", "decision_id"],
+        as_json=as_json,
+        empty="nothing is deployed yet; `tidemill train`, then let `tidemill up` roll it out",
+    )
+
+
+@rollout_command.command("back")
+@click.option("--reason", default="", help="Kept with the decision.")
+@json_option
+@click.pass_obj
+def roll_back(where: tuple[Path, Sequence[str], str | None], reason: str, as_json: bool) -> None:
+    """Go back to the version that was live before; a canary or shadow under way ends."""
+    from tidemill.retraining.manual import roll_back as back
+
+    project, overrides, service = where
+    with opened(project, overrides) as platform:
+        decision = back(platform.loop, platform.definitions.service(service), reason=reason)
+    show_decision(decision, as_json=as_json)
+
+
+@click.group("predict", invoke_without_command=True)
+@project_options
+@json_option
+@click.option("--service", default=None, help="Which service, when there are several.")
+@click.option(
+    "--request", "requests", multiple=True, metavar="JSON", help="One request, by the columns the service asks for; may be repeated."
+)
+@click.option("--file", type=click.File("rb"), default=None, help="Requests as JSON lines; - is standard input.")
+@click.option("--url", default=None, help="The model server; default: the configured one on this machine.")
+@click.pass_context
+def predict_command(
+    context: click.Context,
+    project: Path,
+    overrides: Sequence[str],
+    as_json: bool,
+    service: str | None,
+    requests: Sequence[str],
+    file: Any,
+    url: str | None,
+) -> None:
+    """Ask the running model server (`tidemill up`). The token is read from TIDEMILL_TOKEN."""
+    context.obj = (project, overrides, service)
+    if context.invoked_subcommand:
+        return
+    from tidemill.cli.client import infer
+    from tidemill.platform.config import load_config
+    from tidemill.platform.project import find_project, load_definitions
+
+    root = find_project(project)
+    found = load_definitions(root).service(service)
+    rows = [_request(text) for text in [*requests, *(file or ())] if text.strip()]
+    if not rows:
+        raise InvalidError(f"nothing to ask; --request takes JSON with {', '.join(found.request_columns)}")
+    serving = load_config(root, overrides).serving
+    answers = infer(url or f"http://{serving.host}:{serving.port}", found, rows, os.environ.get(TOKEN_VARIABLE, ""))
+    show_rows(answers, ["id", "score", "version"], as_json=as_json)
+
+
+def _request(text: str | bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise InvalidError(f"a request is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise InvalidError(f"a request must be a JSON object, not {text!r}")
+    return value
+
+
+@predict_command.command("list")
+@json_option
+@limit_option
+@click.pass_obj
+def list_predictions(where: tuple[Path, Sequence[str], str | None], as_json: bool, limit: int) -> None:
+    """List the last predictions of the service."""
+    import numpy as np
+
+    project, overrides, service = where
+    with opened(project, overrides) as platform:
+        found = platform.log.scores(platform.definitions.service(service).name)
+    order = np.argsort(found["at_us"], kind="stable")[::-1][:limit]
+    rows = [{k: _item(found[k][i]) for k in ("id", "score", "version", "role", "at_us")} for i in order]
+    show_rows(rows, ["id", "score", "version", "role", "at_us"], as_json=as_json, empty="no predictions yet")
+
+
+@predict_command.command("show")
+@click.argument("prediction")
+@click.pass_obj
+def show_prediction(where: tuple[Path, Sequence[str], str | None], prediction: str) -> None:
+    """Show what was answered for one id, with the features used, as JSON; `tidemill why` goes further back."""
+    from tidemill.core.errors import NotFoundError
+
+    project, overrides, _ = where
+    with opened(project, overrides) as platform:
+        found = platform.log.find(prediction)
+    if not found:
+        raise NotFoundError(f"no prediction has the id {prediction!r}; `tidemill predict list` shows the last ones")
+    show_json(
+        [
+            {
+                "id": p.id,
+                "version": p.version,
+                "role": p.role,
+                "at_us": p.at_us,
+                "score": p.score,
+                **dict(zip(p.columns, p.values, strict=True)),
+            }
+            for p in found
+        ]
+    )
+
+
+def _item(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else value

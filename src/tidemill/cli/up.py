@@ -1,0 +1,51 @@
+"""tidemill up: API with console, model server and reconciler, kept alive until Ctrl-C."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from tidemill.cli.options import opened, project_options
+
+
+@click.command("up")
+@project_options
+@click.option("--port", type=click.IntRange(1, 65535), default=None, help="Port of console and API, instead of the configured one.")
+@click.option(
+    "--serving-port", type=click.IntRange(1, 65535), default=None, help="Port of the model server, instead of the configured one."
+)
+@click.option("--no-reconciler", is_flag=True, help="Serve and show only; nothing is ingested, trained or rolled out.")
+def up_command(project: Path, overrides: Sequence[str], port: int | None, serving_port: int | None, no_reconciler: bool) -> int:
+    """Start console, API, model server and reconciler; those that die are started again. Ctrl-C lets requests finish and stops all."""
+    from tidemill.cli.supervisor import Supervisor, check_ports, only_one
+
+    given = [*overrides]
+    if port is not None:
+        given.append(f"api.port={port}")
+    if serving_port is not None:
+        given.append(f"serving.port={serving_port}")
+    with opened(project, given) as platform:
+        root, home, config = platform.project, platform.home, platform.config
+        platform.definitions  # noqa: B018 - a broken definitions.py is reported here, not by three dying processes
+        with only_one(home):
+            addresses = {"api": (config.api.host, config.api.port), "server": (config.serving.host, config.serving.port)}
+            check_ports(addresses)
+            secret = _first_token(platform)
+            click.echo(f"console  http://{config.api.host}:{config.api.port}")
+            click.echo(f"models   http://{config.serving.host}:{config.serving.port}/v2")
+            if secret:
+                click.echo(f"token    {click.style(secret, bold=True)}   shown only now; it is stored as a hash")
+                click.echo("         export TIDEMILL_TOKEN with it for `tidemill predict`; the console asks for it once")
+            names = ["api", "server", *([] if no_reconciler else ["reconciler"])]
+            return Supervisor(names, root, given, home / "log", addresses, say=lambda text: click.echo(text, err=True)).run()
+
+
+def _first_token(platform: object) -> str:
+    from tidemill.platform.root import Platform
+    from tidemill.serving import Tokens
+
+    assert isinstance(platform, Platform)
+    tokens = Tokens(platform.ledger, platform.clock)
+    return "" if tokens.listed() else tokens.make("admin", "admin")
