@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -15,10 +16,30 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """The output of a node, or one item of it."""
+    """The output of a node, or one item of it: what a step call gives inside a pipeline. `outputs` are the items that are known by name."""
 
     node: str
     item: str | None = None
+    outputs: tuple[str, ...] = field(default=(), compare=False)
+
+    def keys(self) -> tuple[str, ...]:
+        """The item names, so that `**ref` hands the items on as arguments. Raises `InvalidError` when they are not known."""
+        if not self.outputs:
+            raise InvalidError(
+                f"the items of {self.node!r} have no declared names; declare them with @tidemill.step(outputs=...) or use [name]"
+            )
+        return self.outputs
+
+    def __getitem__(self, item: str) -> Ref:
+        if self.item is not None or not isinstance(item, str) or (self.outputs and item not in self.outputs):
+            raise InvalidError(f"{self.node!r} has no item {item!r}; it has {', '.join(self.outputs) or 'one level of named items'}")
+        return Ref(self.node, item)
+
+    def __bool__(self) -> bool:
+        raise InvalidError(f"the output of {self.node!r} is not known while the pipeline is laid out; decide inside of a step")
+
+    def __iter__(self) -> Iterator[Ref]:
+        raise InvalidError(f"the output of {self.node!r} is not known while the pipeline is laid out; iterate inside of a step")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +66,8 @@ class Step:
     """A function that a graph can contain.
 
     `versions` answers the external versions the step reads (a mapping of JSON values) from its arguments and context, so that they
-    are part of the cache key. `outputs` names the items of a dict result, so that they can be passed on one by one.
+    are part of the cache key; it is handed those arguments that it names. `outputs` names the items of a dict result (or answers the names
+    from the arguments), so that they can be passed on one by one.
     `reads_world`: it reads something outside whose version is not declared; such a step is never cached.
     """
 
@@ -54,11 +76,20 @@ class Step:
     versions: Callable[..., Mapping[str, Any]] | None = None
     reads_world: bool = False
     retries: int = 0
+    outputs: tuple[str, ...] | Callable[[Mapping[str, Any]], Sequence[str]] = ()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function; while a pipeline is laid out, add a node to its graph instead and return a `Ref`."""
+        recorder = _RECORDER.get(None)
+        return self.function(*args, **kwargs) if recorder is None else recorder(self, args, kwargs)
 
 
 @dataclass(slots=True)
 class StepContext:
-    """What a running step can ask for: its run, a seed of its own, the clock and the ports by their Protocol type."""
+    """What a running step can ask for: its run, a seed of its own, the clock and the ports by their Protocol type.
+
+    `key` is the step's cache key; `digests` are those of its stored arguments, by parameter name.
+    """
 
     run_id: str
     node: str
@@ -67,6 +98,13 @@ class StepContext:
     resources: Mapping[type, Any] = field(default_factory=dict)
     log_metric: Callable[[str, float, int], None] = lambda _name, _value, _step: None
     actor: str = "local"
+    key: str = ""
+    args: Mapping[str, Any] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
+
+    def digest_of(self, value: Any) -> str:
+        """The digest under which an argument of this step is stored, "" for any other value."""
+        return next((self.digests[name] for name, arg in self.args.items() if arg is value and name in self.digests), "")
 
     def resource(self, port: type[T]) -> T:
         """The implementation of `port` that this platform has. Raises `InvalidError` when it has none."""
@@ -77,6 +115,27 @@ class StepContext:
 
 
 _CONTEXT: ContextVar[StepContext] = ContextVar("tidemill_step")
+_RECORDER: ContextVar[Callable[[Step, tuple[Any, ...], Mapping[str, Any]], Ref] | None] = ContextVar("tidemill_recorder")
+
+
+@contextmanager
+def using(context: StepContext) -> Iterator[StepContext]:
+    """Make `context` the current one for the block."""
+    token = _CONTEXT.set(context)
+    try:
+        yield context
+    finally:
+        _CONTEXT.reset(token)
+
+
+@contextmanager
+def recording(recorder: Callable[[Step, tuple[Any, ...], Mapping[str, Any]], Ref] | None) -> Iterator[None]:
+    """Send step calls of the block to `recorder` instead of running them (None: run them)."""
+    token = _RECORDER.set(recorder)
+    try:
+        yield
+    finally:
+        _RECORDER.reset(token)
 
 
 def current() -> StepContext:
