@@ -31,7 +31,7 @@ def project_options(function: F) -> F:
     return project_option(override_option(function))
 
 
-class InstantType(click.ParamType):
+class InstantType(click.ParamType[int]):
     """ISO 8601 on the command line, microseconds inside. Without a zone it is UTC."""
 
     name = "TIME"
@@ -60,6 +60,16 @@ def opened(project: Path, overrides: Sequence[str] = (), *, clock: Clock | None 
         yield platform
     finally:
         platform.close()
+
+
+def actor() -> str:
+    """Who is typing, for the audit log."""
+    import getpass
+
+    try:
+        return f"person:{getpass.getuser()}"
+    except (OSError, KeyError):
+        return "person:unknown"
 
 
 def key_values(items: Sequence[str], what: str) -> dict[str, Any]:

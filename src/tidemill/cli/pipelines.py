@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from tidemill.cli.options import json_option, key_values, opened, project_options
+from tidemill.cli.options import actor, json_option, key_values, opened, project_options
 from tidemill.cli.output import show_json, show_rows
 from tidemill.core.errors import not_found
 from tidemill.core.instants import Instant, parse_instant
@@ -39,9 +39,9 @@ def run_command(
             rows = [{"node": p.node, "step": p.step, "state": p.state, "because": "; ".join(p.because)} for p in plan]
             show_rows(rows, ["node", "step", "state", "because"], as_json=as_json)
             return 0
-        from tidemill.retraining.manual import run_graph
+        from tidemill.retraining.manual import run
 
-        result = run_graph(platform.loop, graph, force=force)
+        result = run(platform.loop, graph, force=force, actor=actor())
     return show_result(result, as_json=as_json)
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from tidemill.cli.options import json_option, limit_option, opened, project_options
-from tidemill.cli.output import progress, show_facts, show_json, show_rows
+from tidemill.cli.options import actor, json_option, limit_option, opened, project_options
+from tidemill.cli.output import plain, progress, show_facts, show_json, show_rows
 from tidemill.core.errors import InvalidError
 from tidemill.core.instants import parse_instant
 
@@ -68,12 +68,12 @@ def replay_project(
 @click.option("--service", default=None, help="Which service, when there are several.")
 def gate_command(project: Path, overrides: Sequence[str], as_json: bool, version: int, service: str | None) -> int:
     """Compare model VERSION with the champion on the same rows and record the decision. Exit 1 when it is rejected."""
-    from tidemill.retraining.manual import gate
+    from tidemill.retraining.manual import judge
 
     with opened(project, overrides) as platform:
-        decision = gate(platform.loop, platform.definitions.service(service), version)
-    show_decision(decision, as_json=as_json)
-    return 0 if decision["outcome"] == "promote" else 1
+        decision = judge(platform.loop, platform.definitions.service(service), version)
+    show_decision(plain(decision), as_json=as_json)
+    return 0 if decision.outcome == "promote" else 1
 
 
 @click.group("decisions", invoke_without_command=True)
@@ -110,12 +110,27 @@ def show_one_decision(where: tuple[Path, Sequence[str]], decision: str, as_json:
     show_decision(found, as_json=as_json)
 
 
+@decisions_command.command("reverse")
+@click.argument("decision")
+@json_option
+@click.pass_obj
+def reverse_decision(where: tuple[Path, Sequence[str]], decision: str, as_json: bool) -> None:
+    """Take a decision back: a promotion puts the version before it live again, a rejection starts the rollout anew."""
+    from tidemill.retraining.decisions import reverse
+
+    with opened(*where) as platform:
+        made = reverse(platform.loop, decision, actor())
+    show_decision(plain(made), as_json=as_json)
+
+
 def show_decision(decision: dict[str, Any], *, as_json: bool) -> None:
     """Print a decision; the evidence gets a block of its own."""
     if as_json:
         show_json(decision)
         return
-    head = {k: decision[k] for k in ("at_us", "kind", "service", "subject", "outcome", "actor", "cause", "reverses") if k in decision}
+    head: dict[str, Any] = {
+        k: decision[k] for k in ("at_us", "kind", "service", "subject", "outcome", "actor", "cause", "reverses") if k in decision
+    }
     show_facts(head, as_json=False, title=decision["id"])
     evidence = decision.get("evidence") or {}
     show_facts(evidence, as_json=False, title="evidence")

@@ -10,10 +10,10 @@ from typing import Any
 
 import click
 
-from tidemill.cli.options import json_option, limit_option, opened, project_options
-from tidemill.cli.output import show_json, show_rows
+from tidemill.cli.options import actor, json_option, limit_option, opened, project_options
+from tidemill.cli.output import plain, show_json, show_rows
 from tidemill.cli.retraining import show_decision
-from tidemill.core.errors import InvalidError
+from tidemill.core.errors import ConflictError, InvalidError
 
 TOKEN_VARIABLE = "TIDEMILL_TOKEN"  # noqa: S105 - the name of a variable
 
@@ -23,19 +23,22 @@ TOKEN_VARIABLE = "TIDEMILL_TOKEN"  # noqa: S105 - the name of a variable
 @json_option
 @click.argument("version", type=int)
 @click.option("--service", default=None, help="Which service, when there are several.")
-@click.option("--role", type=click.Choice(["shadow", "canary", "live"]), default="shadow", show_default=True, help="What it is to be.")
-@click.option("--weight", type=click.FloatRange(0, 1, min_open=True), default=0.1, show_default=True, help="Share of requests of a canary.")
-@click.option("--reason", default="", help="Kept with the decision.")
+@click.option("--now", is_flag=True, help="Live at once on your word, without gate, shadow and canary.")
+@click.option("--reason", default="by hand", help="Kept with the decision.")
 def deploy_command(
-    project: Path, overrides: Sequence[str], as_json: bool, version: int, service: str | None, role: str, weight: float, reason: str
+    project: Path, overrides: Sequence[str], as_json: bool, version: int, service: str | None, now: bool, reason: str
 ) -> None:
-    """Put model VERSION behind its service by hand; recorded as a manual decision, which rollback takes back."""
-    from tidemill.retraining.manual import deploy
+    """Roll out model VERSION: into shadow when the gate let it through, or live at once with --now. `tidemill rollout back` undoes it."""
+    from tidemill.retraining import manual
+    from tidemill.retraining.decisions import promote
 
     with opened(project, overrides) as platform:
         found = platform.definitions.service(service)
-        decision = deploy(platform.loop, found, version, role=role, weight=weight, reason=reason)
-    show_decision(decision, as_json=as_json)
+        if now:
+            show_decision(plain(promote(platform.loop, found, version, actor(), reason=reason)), as_json=as_json)
+            return
+        manual.start(platform.loop, found, version)
+        _show_rollout(platform, found.name, as_json=as_json, history=False)
 
 
 @click.group("rollout", invoke_without_command=True)
@@ -51,10 +54,14 @@ def rollout_command(
     context.obj = (project, overrides, service)
     if context.invoked_subcommand:
         return
+    with opened(project, overrides) as platform:
+        _show_rollout(platform, platform.definitions.service(service).name, as_json=as_json, history=history)
+
+
+def _show_rollout(platform: Any, name: str, *, as_json: bool, history: bool) -> None:
     from tidemill.api.queries import services
 
-    with opened(project, overrides) as platform, platform.ledger.read() as db:
-        name = platform.definitions.service(service).name
+    with platform.ledger.read() as db:
         rows = services.history(db, name, limit=100).items if history else services.current(db, name)
     show_rows(
         rows,
@@ -65,17 +72,23 @@ def rollout_command(
 
 
 @rollout_command.command("back")
-@click.option("--reason", default="", help="Kept with the decision.")
 @json_option
 @click.pass_obj
-def roll_back(where: tuple[Path, Sequence[str], str | None], reason: str, as_json: bool) -> None:
-    """Go back to the version that was live before; a canary or shadow under way ends."""
-    from tidemill.retraining.manual import roll_back as back
+def roll_back(where: tuple[Path, Sequence[str], str | None], as_json: bool) -> None:
+    """Put the version live again that was live before; a rollout under way ends."""
+    from tidemill.retraining import transitions
+    from tidemill.retraining.decisions import reverse
 
     project, overrides, service = where
     with opened(project, overrides) as platform:
-        decision = back(platform.loop, platform.definitions.service(service), reason=reason)
-    show_decision(decision, as_json=as_json)
+        name = platform.definitions.service(service).name
+        live = transitions.live(platform.ledger, name)
+        if live is None:
+            raise ConflictError(
+                f"nothing is live behind {name!r}, so there is nothing to take back; `tidemill rollout --all` shows what was"
+            )
+        decision = reverse(platform.loop, live.decision_id, actor())
+    show_decision(plain(decision), as_json=as_json)
 
 
 @click.group("predict", invoke_without_command=True)

@@ -124,7 +124,7 @@ class Supervisor:
         options = [part for o in self.overrides for part in ("-o", o)]
         with _log(self.logs / f"{name}.log") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", self.module, name, "--project", str(self.project), *options],
+                [sys.executable, "-m", self.module, name, "--supervised", "--project", str(self.project), *options],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from tidemill.cli.options import INSTANT, json_option, opened, project_options
+from tidemill.cli.options import INSTANT, actor, json_option, opened, project_options
 from tidemill.cli.pipelines import show_result
 
 
@@ -23,5 +23,5 @@ def train_command(project: Path, overrides: Sequence[str], as_json: bool, servic
 
     with opened(project, overrides) as platform:
         found = platform.definitions.service(service)
-        result = train(platform.loop, found, until_us=until_us, reason=reason)
+        result = train(platform.loop, found, until_us=until_us, reason=reason, actor=actor())
     return show_result(result, as_json=as_json)

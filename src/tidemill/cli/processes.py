@@ -1,0 +1,82 @@
+"""The processes that `tidemill up` keeps alive: `python -m tidemill.cli.processes api|server|reconciler --project …`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import click
+
+from tidemill.cli.exits import code_of, explain
+from tidemill.cli.options import opened, project_options
+
+logger = logging.getLogger("tidemill.up")
+
+
+@click.command()
+@click.argument("name", type=click.Choice(["api", "server", "reconciler"]))
+@project_options
+@click.option("--supervised", is_flag=True, help="Stop when standard input ends.")
+def process(name: str, project: Path, overrides: Sequence[str], supervised: bool) -> None:
+    """Run one of the processes until it is told to stop."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
+    if supervised:
+        threading.Thread(target=_stop_with_parent, daemon=True).start()
+    _PROCESSES[name](project, overrides)
+
+
+def _stop_with_parent() -> None:
+    """The supervisor holds the other end of standard input; when it is gone, so are we."""
+    sys.stdin.buffer.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def api(project: Path, overrides: Sequence[str]) -> None:
+    """Console and HTTP API."""
+    from tidemill.cli.web import serve_api
+
+    serve_api(project, overrides)
+
+
+def server(project: Path, overrides: Sequence[str]) -> None:
+    """The model server."""
+    from tidemill.cli.web import serve_models
+
+    serve_models(project, overrides)
+
+
+def reconciler(project: Path, overrides: Sequence[str]) -> None:
+    """The loop in the present, at lower priority than serving."""
+    from tidemill.core.instants import SECOND_US, parse_duration
+    from tidemill.retraining import loop
+
+    if hasattr(os, "nice"):
+        os.nice(10)
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    with opened(project, overrides) as platform:
+        pause_s = parse_duration(platform.config.retraining.tick) / SECOND_US
+        while not stop.is_set():
+            loop.tick(platform.loop)
+            stop.wait(pause_s)
+
+
+_PROCESSES: dict[str, Callable[[Path, Sequence[str]], None]] = {"api": api, "server": server, "reconciler": reconciler}
+
+
+def main() -> None:
+    """Run a process; an error is one line in its log and the documented exit code."""
+    try:
+        process.main(standalone_mode=False)
+    except Exception as error:  # the process ends here; the supervisor reads the code
+        logger.exception("process.failed") if code_of(error) == 1 else logger.error("process.failed: %s", explain(error))
+        sys.exit(code_of(error))
+
+
+if __name__ == "__main__":
+    main()
