@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from tidemill.core.definitions import Label
+
 
 @dataclass(frozen=True, slots=True)
 class LabelRow:
@@ -28,7 +30,13 @@ class LabelStore(Protocol):
         resolved: as of t, a key's label is its row with the greatest known time <= t, ties the later write; the same rule everywhere.
         history: every revision stays readable.
         once: the same statement written twice is one row.
+        derived: `derive` gives one statement a row that has a key; a null expression is a null value, and a null value is no label.
+        lasting: what `write` returned for survives a power cut.
     """
+
+    def derive(self, label: Label, rows: pa.Table) -> pa.Table:
+        """What `rows` of the label's table state, by its expression: columns as `write` takes them. Raises `InvalidError`."""
+        ...
 
     def write(self, rows: Sequence[LabelRow] | pa.Table) -> int:
         """Add statements (a table has columns label, key, value, event_us, known_us, writer); return how many were new."""
@@ -82,7 +90,7 @@ class MetricSource(Protocol):
 
 
 class AlertSink(Protocol):
-    """Tells people. Guarantees: at least once; never blocks the loop for more than its timeout."""
+    """Tells people. Guarantees (`tidemill.testing.monitoring.AlertSinkContract`): at least once; never blocks the loop for more than its timeout."""
 
     def send(self, subject: str, body: Mapping[str, Any]) -> None:
         """Deliver an alert. Raises `UnavailableError` when nobody took it."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from tidemill.cicd.ports import Builder
@@ -17,7 +19,7 @@ from tidemill.ingestion.ports import Source
 from tidemill.ledger.store import Ledger
 from tidemill.monitoring.ports import LabelStore, MetricSink, MetricSource
 from tidemill.pipelines.ports import Executor
-from tidemill.registry.ports import ModelRegistry
+from tidemill.registry.ports import ModelRegistry, ModelVersion
 from tidemill.serving.ports import PredictionLog, Router, Runtime
 from tidemill.tracking.ports import Tracker
 from tidemill.validation.ports import Audit, Profiler, SchemaStore
@@ -58,9 +60,29 @@ class Decision:
     reverses: str | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class HoldoutRows:
+    """What a version is judged on: rows it was not trained on. `rows` are values in `columns` order, `labels` 0 or 1, all aligned.
+
+    `prior` is the mean label of the training rows: what a constant answers, when there is no champion. `slices` maps a name to
+    each row's group.
+    """
+
+    columns: tuple[str, ...]
+    rows: Sequence[Sequence[Any]]
+    labels: npt.NDArray[np.float64]
+    at_us: npt.NDArray[np.int64]
+    prior: float
+    slices: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """The platform as the loop sees it. `triggers` overrides the services' own (None: theirs); `launch` starts the run of a cause, here or in another process."""
+    """The platform as the loop sees it. `triggers` overrides the services' own (None: theirs).
+
+    `launch` starts the run of a cause under the id `cause.run_id`, here or in another process; starting it again is harmless.
+    `holdout` gives the rows that a version is judged on; `elsewhere` is this loop with the code of another folder.
+    """
 
     project: Path
     definitions: Definitions
@@ -84,5 +106,7 @@ class Loop:
     sources: Mapping[str, Source]
     audit: Callable[[str, pa.Table], Audit]
     launch: Callable[[Loop, Cause], None]
+    holdout: Callable[[ModelVersion], HoldoutRows]
+    elsewhere: Callable[[Path], Loop]
     triggers: Sequence[Trigger] | None = None
     actor: str = "reconciler"

@@ -1,0 +1,161 @@
+"""The rollout: shadow, then canaries, each judged on labelled quality by intervals that hold at every look.
+
+Every request is scored by the live model and by the candidate, so each labelled request gives one paired difference of losses, candidate -
+live (positive: the candidate is worse). In shadow these are the candidate's shadow scores; from the first canary on, only the requests that the
+candidate itself answered count: what was *served* is what is judged, so a fault in the canary's own path shows.
+
+Late labels are not missing at random (a flight that is not yet known to be late is not yet known to be anything). So rows
+enter in the order of their requests, up to the first whose label may still come; the order does not depend on the labels, and a
+confidence sequence holds at every prefix.
+
+Errors: shadow and canary have a sequence of their own, each two-sided at the rollout's alpha, so alpha/2 for harm in each: over a
+whole rollout a candidate that is no worse is rolled back with probability at most alpha, and one that is worse than the margin goes on
+through a stage with probability at most alpha/2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from math import inf
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from tidemill.core import ids
+from tidemill.core.definitions import Rollout, Service
+from tidemill.core.instants import format_duration, parse_duration
+from tidemill.monitoring.losses import row_losses
+from tidemill.monitoring.quality import labelled
+from tidemill.retraining.ports import Decision, Loop
+from tidemill.retraining.sequences import DEFAULT_ICC, Interval, Sums, asymptotic
+from tidemill.retraining.transitions import Deployed
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Move = Literal["wait", "advance", "promote", "reject", "rollback"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pairs:
+    """Paired differences of losses (candidate - live) of requests whose label is settled, in the order of the requests."""
+
+    at_us: Ints
+    difference: Floats
+    waiting: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What is known of a candidate now: the interval, its history by block for the plot, and how many rows of this stage it has."""
+
+    phase: str
+    interval: Interval
+    in_stage: int
+    waiting: int
+    mean_live: float | None
+    mean_candidate: float | None
+    icc: float
+    series: tuple[tuple[int, int, float, float, float], ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """For evidence and the console; `series` has [until_us, n, mean, low, high]."""
+        body = asdict(self) | asdict(self.interval)
+        del body["interval"]
+        return body | {"series": [list(point) for point in self.series], "effect": "candidate - live, positive is worse"}
+
+
+def pair(loop: Loop, service: Service, candidate: Deployed, live_version: int, now_us: int) -> tuple[Pairs, Floats, Floats]:
+    """Pair the candidate's settled losses with those of the live model on the same requests; also both losses."""
+    rows = loop.log.scores(service.name, from_us=candidate.started_us, until_us=now_us)
+    is_candidate = (rows["version"] == candidate.version) & (rows["role"] == candidate.role)
+    is_live = rows["version"] == live_version
+    live_at = {key: i for i, key in zip(np.flatnonzero(is_live).tolist(), rows["id"][is_live].tolist(), strict=True)}
+    mine = np.flatnonzero(is_candidate)
+    theirs = np.array([live_at.get(key, -1) for key in rows["id"][mine].tolist()], dtype=np.int64)
+    mine, theirs = mine[theirs >= 0], theirs[theirs >= 0]
+    order = np.argsort(rows["at_us"][mine], kind="stable")
+    mine, theirs = mine[order], theirs[order]
+    at, label = (
+        rows["at_us"][mine].astype(np.int64),
+        labelled(service, loop.labels, rows["id"][mine], from_us=candidate.started_us, at_us=now_us),
+    )
+    unsettled = np.isnan(label) & (at + service.lead_us + service.label.matures_us > now_us)
+    frontier = int(np.argmax(unsettled)) if unsettled.any() else at.size
+    use = np.flatnonzero(~np.isnan(label[:frontier]))
+    y = label[use]
+    losses = [row_losses(service.gate.metric, y, rows["score"][side[use]].astype(np.float64)) for side in (mine, theirs)]
+    return Pairs(at[use], losses[0] - losses[1], int(at.size - frontier)), losses[0], losses[1]
+
+
+def look(loop: Loop, service: Service, candidate: Deployed, live_version: int, now_us: int, icc: float | None) -> Look:
+    """Compare a candidate with the live version by everything settled at `now_us`. `icc`: from the gate, None when unknown."""
+    pairs, mine, theirs = pair(loop, service, candidate, live_version, now_us)
+    icc = DEFAULT_ICC if icc is None else icc
+    block_us = parse_duration(service.gate.block)
+    series = _series(pairs, block_us, service.rollout, icc)
+    current = series[-1][1] if series else Interval(0.0, -inf, inf, 0, 1.0)
+    return Look(
+        phase=candidate.role,
+        interval=current,
+        in_stage=int((pairs.at_us >= candidate.since_us).sum()),
+        waiting=pairs.waiting,
+        mean_live=float(theirs.mean()) if theirs.size else None,
+        mean_candidate=float(mine.mean()) if mine.size else None,
+        icc=icc,
+        series=tuple((end, i.n, i.mean, i.low, i.high) for end, i in series),
+    )
+
+
+def _series(pairs: Pairs, block_us: int, rollout: Rollout, icc: float) -> list[tuple[int, Interval]]:
+    blocks = pairs.at_us // block_us
+    out: list[tuple[int, Interval]] = []
+    so_far = Sums()
+    for block in np.unique(blocks):
+        d = pairs.difference[blocks == block]
+        so_far += Sums(d.size, float(d.sum()), float(np.square(d).sum()), float(d.size) ** 2)
+        out.append((int(block + 1) * block_us, asymptotic(so_far, alpha=rollout.alpha, target=5.0 * rollout.min_labels, icc=icc)))
+    return out
+
+
+def verdict(rollout: Rollout, candidate: Deployed, seen: Look, now_us: int) -> tuple[Move, str]:
+    """What the state machine does with a candidate, and why. Pure."""
+    i, harm = seen.interval, "reject" if candidate.role == "shadow" else "rollback"
+    figures = f"candidate - live = {i.mean:+.4f} [{i.low:+.4f}, {i.high:+.4f}] over {i.n} labelled requests"
+    if i.n >= rollout.min_labels and i.low > 0:
+        return harm, f"shown to be worse: {figures}"  # type: ignore[return-value]
+    stay = rollout.shadow if candidate.role == "shadow" else rollout.bake
+    if now_us - candidate.since_us >= parse_duration(stay) and seen.in_stage >= rollout.min_labels and i.high <= rollout.margin:
+        last = candidate.stage >= len(rollout.canary)
+        return "promote" if last else "advance", f"not worse than {rollout.margin:g}: {figures}"
+    if now_us - candidate.started_us >= parse_duration(rollout.give_up):
+        return harm, f"not settled within {format_duration(parse_duration(rollout.give_up))}: {figures}"  # type: ignore[return-value]
+    return "wait", figures
+
+
+def decide(loop: Loop, service: Service, candidate: Deployed, live_version: int, seen: Look, now_us: int) -> Decision | None:
+    """The decision that a look leads to, None to wait; nothing is written. Its id follows from the deployment and its stage."""
+    move, reason = verdict(service.rollout, candidate, seen, now_us)
+    if move == "wait":
+        return None
+    weights = service.rollout.canary
+    evidence = {
+        "reason": reason,
+        "method": "asymptotic confidence sequence of paired losses",
+        **seen.as_json(),
+        "alpha": service.rollout.alpha,
+    }
+    evidence |= {"margin": service.rollout.margin, "metric": service.gate.metric, "stage": candidate.stage, "weight": candidate.weight}
+    if move == "advance":
+        evidence["next_weight"] = weights[candidate.stage]
+    return Decision(
+        id=ids.derive("decision", "rollout", candidate.id, candidate.stage),
+        kind="rollback" if move == "rollback" else "rollout",
+        service=service.name,
+        subject=f"{service.name}/{candidate.version}",
+        outcome=move,
+        cause={"version": candidate.version, "replaces": live_version, "deployment": candidate.id, "decision": candidate.decision_id},
+        evidence=evidence,
+        actor=loop.actor,
+        at_us=now_us,
+    )

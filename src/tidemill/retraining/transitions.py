@@ -1,0 +1,159 @@
+"""The moves of a deployment, each made inside one transaction of the ledger together with the decision that says so.
+
+    registered → shadow → canary(w1) → canary(w2) → live → retired
+                    └────────┴────────────┴→ rejected (from shadow) or rolled_back (from canary)
+
+A move is guarded by the state it starts from, so a second try changes nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from tidemill.core import ids
+from tidemill.core.errors import ConflictError
+from tidemill.ledger import schema
+from tidemill.ledger.store import Ledger, emit, insert_once
+from tidemill.retraining.ports import Decision
+
+_D = schema.deployment
+OPEN = ("shadow", "canary")
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """A deployment as the ledger has it. `stage`: 0 in shadow, then 1 for the first canary weight; `since_us`: in this stage."""
+
+    id: str
+    service: str
+    model: str
+    version: int
+    role: str
+    weight: float
+    stage: int
+    decision_id: str
+    since_us: int
+    started_us: int
+    ended_us: int | None
+
+
+def live(ledger: Ledger, service: str) -> Deployed | None:
+    """What answers now, None when nothing does."""
+    with ledger.read() as db:
+        return read_live(db, service)
+
+
+def read_live(db: sa.Connection, service: str) -> Deployed | None:
+    """`live`, in the caller's transaction."""
+    found = _read(db, service, ("live",))
+    return found[0] if found else None
+
+
+def read_candidates(db: sa.Connection, service: str) -> list[Deployed]:
+    """Deployments on their way: in shadow or canary, oldest first."""
+    return _read(db, service, OPEN)
+
+
+def _read(db: sa.Connection, service: str, roles: tuple[str, ...]) -> list[Deployed]:
+    query = sa.select(_D).where(_D.c.service == service, _D.c.role.in_(roles), _D.c.ended_us.is_(None))
+    return [Deployed(**row) for row in db.execute(query.order_by(_D.c.started_us, _D.c.id)).mappings()]
+
+
+def start(db: sa.Connection, service: str, version: int, decision: Decision) -> None:
+    """Begin a rollout: shadow, no traffic."""
+    _insert(db, service, version, decision, role="shadow", weight=0.0)
+    set_status(db, service, version, "challenger")
+    _alias(db, service, "challenger", version, decision)
+
+
+def advance(db: sa.Connection, candidate: Deployed, weight: float, decision: Decision) -> None:
+    """Give a candidate the next share of the traffic; what is live keeps the rest."""
+    values = {"role": "canary", "weight": weight, "stage": candidate.stage + 1, "since_us": decision.at_us, "decision_id": decision.id}
+    _move(db, candidate, decision, values)
+    _share_of_live(db, candidate.service, 1.0 - weight)
+
+
+def go_live(
+    db: sa.Connection, service: str, version: int, decision: Decision, *, candidate: Deployed | None = None, retired: str = "retired"
+) -> None:
+    """Make a version what answers; what answered before gets the role `retired`."""
+    before = read_live(db, service)
+    if before is not None:
+        _move(db, before, decision, {"role": retired, "weight": 0.0, "ended_us": decision.at_us})
+        set_status(db, service, before.version, retired)
+    if candidate is None:
+        _insert(db, service, version, decision, role="live", weight=1.0)
+    else:
+        _move(db, candidate, decision, {"role": "live", "weight": 1.0, "since_us": decision.at_us, "decision_id": decision.id})
+    set_status(db, service, version, "champion")
+    _alias(db, service, "champion", version, decision)
+    db.execute(schema.model_alias.delete().where(schema.model_alias.c.name == service, schema.model_alias.c.alias == "challenger"))
+
+
+def withdraw(db: sa.Connection, candidate: Deployed, role: str, decision: Decision) -> None:
+    """End a rollout without going live; what is live answers everything again. `role`: rejected, rolled_back or retired."""
+    _move(db, candidate, decision, {"role": role, "weight": 0.0, "ended_us": decision.at_us, "decision_id": decision.id})
+    set_status(db, candidate.service, candidate.version, role)
+    _share_of_live(db, candidate.service, 1.0)
+    db.execute(
+        schema.model_alias.delete().where(schema.model_alias.c.name == candidate.service, schema.model_alias.c.alias == "challenger")
+    )
+
+
+def withdraw_candidates(db: sa.Connection, service: str, role: str, decision: Decision) -> None:
+    """End every rollout under way."""
+    for candidate in read_candidates(db, service):
+        withdraw(db, candidate, role, decision)
+
+
+def _insert(db: sa.Connection, service: str, version: int, decision: Decision, *, role: str, weight: float) -> None:
+    at_us = decision.at_us
+    values: dict[str, Any] = {
+        "id": ids.derive("deployment", service, version, decision.id),
+        "service": service,
+        "model": service,
+        "version": version,
+    }
+    values |= {
+        "role": role,
+        "weight": weight,
+        "stage": 0,
+        "decision_id": decision.id,
+        "since_us": at_us,
+        "started_us": at_us,
+        "ended_us": None,
+    }
+    insert_once(db, _D, values)
+    _tell(db, service, version, ("registered", role), weight, decision)
+
+
+def _move(db: sa.Connection, was: Deployed, decision: Decision, values: dict[str, Any]) -> None:
+    same = (_D.c.id == was.id) & (_D.c.role == was.role) & (_D.c.stage == was.stage) & _D.c.ended_us.is_(None)
+    if db.execute(_D.update().where(same).values(**values)).rowcount != 1:
+        raise ConflictError(f"deployment {was.id} is no longer {was.role} in stage {was.stage}; look again, then decide")
+    _tell(db, was.service, was.version, (was.role, values["role"]), values["weight"], decision)
+
+
+def _tell(db: sa.Connection, service: str, version: int, roles: tuple[str, str], weight: float, decision: Decision) -> None:
+    body = {"version": version, "from": roles[0], "to": roles[1], "weight": weight, "decision": decision.id}
+    emit(db, "deployment", service, body, at_us=decision.at_us, actor=decision.actor)
+
+
+def _share_of_live(db: sa.Connection, service: str, weight: float) -> None:
+    db.execute(_D.update().where(_D.c.service == service, _D.c.role == "live", _D.c.ended_us.is_(None)).values(weight=weight))
+
+
+def set_status(db: sa.Connection, name: str, version: int, status: str) -> None:
+    """Record what became of a version."""
+    table = schema.model_version
+    db.execute(table.update().where(table.c.name == name, table.c.version == version).values(status=status))
+
+
+def _alias(db: sa.Connection, name: str, alias: str, version: int, decision: Decision) -> None:
+    table = schema.model_alias
+    db.execute(table.delete().where(table.c.name == name, table.c.alias == alias))
+    db.execute(table.insert().values(name=name, alias=alias, version=version, decision_id=decision.id, at_us=decision.at_us))
+    emit(db, "alias", f"{name}/{version}", {"alias": alias, "decision": decision.id}, at_us=decision.at_us, actor=decision.actor)
