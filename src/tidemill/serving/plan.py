@@ -38,6 +38,9 @@ class Plan:
         self._computed = tuple(name for name in self.columns if name in made)
         reads = dict.fromkeys(name for f in service.on_demand for name in f.inputs if name not in made)
         self._reads = tuple(reads)
+        self.texts = frozenset(key for view in service.views for key in view.keys)
+        self.used = frozenset((*self.columns, *self.needs))
+        self.known = self.used | {service.key}
         self._times = frozenset((service.spine.event_time, service.spine.known_time, AT))
 
     def carries_inputs(self, request: Mapping[str, Any]) -> bool:

@@ -14,9 +14,10 @@ Role = Literal["shadow", "canary", "live"]
 
 
 class LoadedModel(Protocol):
-    """A model in memory. `features` are its input columns in order."""
+    """A model in memory. `features` are its input columns in order, `texts` those of them that take text."""
 
     features: tuple[str, ...]
+    texts: frozenset[str]
 
     def predict(self, rows: Sequence[Sequence[Any]]) -> npt.NDArray[np.float64]:
         """Scores of rows given as values in `features` order (texts, numbers, None); one float64 a row."""
@@ -92,7 +93,7 @@ class PredictionLog(Protocol):
 
     Guarantees, each checked by `tidemill.testing.serving.PredictionLogContract`:
         durable: what `append` returned for survives a power cut (fsync), in groups.
-        once: (id, version, role) is kept once; the first record stands.
+        once: (service, id, version, role) is kept once; the first record stands.
         exact: values come back equal, floats bit by bit, None as None.
         ordered: `read` yields by time, then id.
     """

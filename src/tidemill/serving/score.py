@@ -10,7 +10,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, NamedTuple
 
 from tidemill.core.definitions import Service
 from tidemill.core.errors import InvalidError, TidemillError, UnavailableError, not_found
@@ -45,6 +45,23 @@ class Lineup:
         """Who else scores a request that `answered` answered: every shadow; and, while there is a canary, live and canaries in turn."""
         others = [d for d in self.deployments if d.id != answered.id]
         return others if any(d.role == "canary" for d in self.deployments) else [d for d in others if d.role == "shadow"]
+
+
+class _Rows(NamedTuple):
+    """Requests as columns of one length."""
+
+    ids: Sequence[str]
+    inputs: Inputs
+    requests: Sequence[Mapping[str, Any]]
+    at_us: Sequence[int]
+
+    def pick(self, places: Sequence[int]) -> _Rows:
+        return _Rows(
+            [self.ids[i] for i in places],
+            [self.inputs[i] for i in places],
+            [self.requests[i] for i in places],
+            [self.at_us[i] for i in places],
+        )
 
 
 class Scorer:
@@ -151,12 +168,11 @@ class Scorer:
     ) -> list[Prediction]:
         """Answer without logging or comparing. `version` asks for one deployed version instead of the router's choice."""
         lineup = lineup or self._lineup
+        rows = _Rows(ids, inputs, requests, at_us)
         out: list[Prediction | None] = [None] * len(ids)
         for deployment, places in self._route(lineup, ids, version):
-            if len(places) == len(ids):
-                return self._score(lineup, deployment, deployment.role, ids, inputs, requests, at_us)
-            picked = [([column[i] for i in places]) for column in (ids, inputs, requests, at_us)]
-            for i, prediction in zip(places, self._score(lineup, deployment, deployment.role, *picked), strict=True):
+            chosen = rows if len(places) == len(ids) else rows.pick(places)
+            for i, prediction in zip(places, self._score(lineup, deployment, deployment.role, chosen), strict=True):
                 out[i] = prediction
         return [prediction for prediction in out if prediction is not None]
 
@@ -177,23 +193,14 @@ class Scorer:
             places.setdefault(self._router.choose(lineup.deployments, key).id, []).append(i)
         return [(by_id[name], found) for name, found in places.items()]
 
-    def _score(
-        self,
-        lineup: Lineup,
-        deployment: Deployment,
-        role: Role,
-        ids: Sequence[str],
-        inputs: Inputs,
-        requests: Sequence[Mapping[str, Any]],
-        at_us: Sequence[int],
-    ) -> list[Prediction]:
+    def _score(self, lineup: Lineup, deployment: Deployment, role: Role, rows: _Rows) -> list[Prediction]:
         started = perf_counter_ns()
-        scores = lineup.models[deployment.digest].predict(inputs).tolist()
+        scores = lineup.models[deployment.digest].predict(rows.inputs).tolist()
         latency_us = (perf_counter_ns() - started) // 1000
         service, model, version, columns = self.service.name, deployment.model, deployment.version, self.plan.columns
         return [
             Prediction(key, service, model, version, role, at, score, columns, values, request, latency_us)
-            for key, at, score, values, request in zip(ids, at_us, scores, inputs, requests, strict=True)
+            for key, values, request, at, score in zip(*rows, scores, strict=True)
         ]
 
     def compare(self, answers: Sequence[Prediction], *, lineup: Lineup | None = None) -> list[Prediction]:
@@ -211,6 +218,6 @@ class Scorer:
                 others[other.id] = other
                 groups.setdefault(other.id, []).append(prediction)
         for name, rows in groups.items():
-            ids, at_us = [p.id for p in rows], [p.at_us for p in rows]
-            out += self._score(lineup, others[name], "shadow", ids, [p.values for p in rows], [p.request for p in rows], at_us)
+            asked = _Rows([p.id for p in rows], [p.values for p in rows], [p.request for p in rows], [p.at_us for p in rows])
+            out += self._score(lineup, others[name], "shadow", asked)
         return out

@@ -48,6 +48,7 @@ class TabularModel:
         self, features: tuple[str, ...], categories: Mapping[str, Sequence[str]], score: Callable[[npt.NDArray[np.float64]], Scores]
     ) -> None:
         self.features = features
+        self.texts = frozenset(categories)
         self._codes = [
             (i, {value: float(code) for code, value in enumerate(categories[name])})
             for i, name in enumerate(features)

@@ -1,0 +1,139 @@
+"""One service behind the server: calls that meet are scored and logged together, a lone call does not wait."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any
+
+from tidemill.core.clock import Clock
+from tidemill.core.errors import TidemillError
+from tidemill.core.instants import parse_instant
+from tidemill.serving.http import Settings
+from tidemill.serving.metrics import ServiceMetrics
+from tidemill.serving.ports import Prediction
+from tidemill.serving.protocol import Call
+from tidemill.serving.score import Lineup, Scorer
+from tidemill.serving.shadow import Shadows
+from tidemill.serving.writer import Group, LogWriter
+
+Answered = tuple[Sequence[Prediction], bool]
+_Waiting = list[tuple[Call, "asyncio.Future[Answered]"]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What became of one call: answers, or why not."""
+
+    lineup: Lineup
+    answers: Sequence[Prediction] = ()
+    error: BaseException | None = None
+
+
+class Endpoint:
+    """Takes calls from the event loop. What arrives while a group is scored is the next group."""
+
+    def __init__(self, scorer: Scorer, writer: LogWriter, shadows: Shadows, clock: Clock, settings: Settings) -> None:
+        self.scorer = scorer
+        self.metrics = ServiceMetrics()
+        self.problem = ""
+        self._writer = writer
+        self._shadows = shadows
+        self._clock = clock
+        self._settings = settings
+        self._waiting: _Waiting = []
+        self._loop: asyncio.AbstractEventLoop
+        self._threads: Executor
+
+    def bind(self, loop: asyncio.AbstractEventLoop, threads: Executor) -> None:
+        """Use this event loop, and these threads for large groups."""
+        self._loop, self._threads = loop, threads
+
+    def submit(self, call: Call) -> asyncio.Future[Answered]:
+        """Answer a call; the result says whether it is logged. Fails with what `Scorer.respond` and `Plan.inputs` raise."""
+        future: asyncio.Future[Answered] = self._loop.create_future()
+        if not self._waiting:
+            self._loop.call_soon(self._flush)
+        self._waiting.append((call, future))
+        return future
+
+    def _flush(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        calls = [call for call, _future in waiting]
+        rows = sum(map(len, calls))
+        self.metrics.batch.observe(rows)
+        if rows <= self._settings.inline_rows:
+            self._finish(waiting, self._work(calls))
+        else:
+            work = self._loop.run_in_executor(self._threads, self._work, calls)
+            work.add_done_callback(lambda done: self._finish(waiting, done.result()))
+
+    def _work(self, calls: Sequence[Call]) -> list[_Outcome]:
+        lineup = self.scorer.lineup
+        try:
+            return self._together(calls, lineup)
+        except TidemillError as error:
+            if len(calls) == 1:
+                return [_Outcome(lineup, error=error)]
+            return [outcome for call in calls for outcome in self._work([call])]
+        except Exception as error:  # noqa: BLE001 - a model library may raise anything; each caller gets a 500, the server goes on
+            return [_Outcome(lineup, error=error) for _ in calls]
+
+    def _together(self, calls: Sequence[Call], lineup: Lineup) -> list[_Outcome]:
+        if len(calls) > 1 and any(call.version is not None or call.at is not None for call in calls):
+            return [outcome for call in calls for outcome in self._work([call])]
+        now = self._clock.now_us() if calls[0].at is None else parse_instant(calls[0].at)
+        ids: list[str] = []
+        requests: list[Mapping[str, Any]] = []
+        inputs: list[tuple[Any, ...]] = []
+        wanted = [request for call in calls if call.inputs is None for request in call.requests]
+        found = iter(self.scorer.plan.inputs(wanted, [now] * len(wanted)) if wanted else ())
+        for call in calls:
+            ids += call.ids
+            if call.inputs is None:
+                requests += map(self.scorer.plan.kept, call.requests)
+                inputs += [next(found) for _ in call.ids]
+            else:
+                requests += call.requests
+                inputs += call.inputs
+        answers = self.scorer.respond(requests, inputs, ids, [now] * len(ids), lineup=lineup, version=calls[0].version)
+        if len(calls) == len(answers):
+            return [_Outcome(lineup, [answer]) for answer in answers]
+        out, start = [], 0
+        for call in calls:
+            out.append(_Outcome(lineup, answers[start : start + len(call)]))
+            start += len(call)
+        return out
+
+    def _finish(self, waiting: _Waiting, outcomes: Sequence[_Outcome]) -> None:
+        """Fail those that failed; hand the others to the log, then to their callers, then to the shadows."""
+        answered: list[tuple[asyncio.Future[Answered], Sequence[Prediction]]] = []
+        group: list[Prediction] = []
+        for (_call, future), outcome in zip(waiting, outcomes, strict=True):
+            if outcome.error is not None:
+                if not future.done():
+                    future.set_exception(outcome.error)
+                continue
+            answered.append((future, outcome.answers))
+            group += outcome.answers
+        if not group:
+            return
+
+        def tell(logged: bool) -> None:
+            timer.cancel()
+            for future, answers in answered:
+                if not future.done():
+                    future.set_result((answers, logged))
+
+        timer = self._loop.call_later(self._settings.log_timeout_s, tell, False)
+        self._writer.submit(Group(group, tell))
+        self._count(group)
+        lineup = outcomes[0].lineup
+        if len(lineup.deployments) > 1:
+            self._loop.call_soon(self._shadows.submit, self.scorer, lineup, group)
+
+    def _count(self, group: Sequence[Prediction]) -> None:
+        for prediction in group:
+            self.metrics.predictions[prediction.version, prediction.role] += 1

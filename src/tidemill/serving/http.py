@@ -1,0 +1,108 @@
+"""Small HTTP things: limits, status codes of errors, and the JSON that carries them."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import msgspec
+
+from tidemill.core.errors import ConflictError, InvalidError, NotFoundError, RefusedError, TidemillError, UnavailableError
+
+logger = logging.getLogger(__name__)
+JSON = [("content-type", "application/json")]
+TEXT = [("content-type", "text/plain; version=0.0.4; charset=utf-8")]
+_DRAIN = 64 << 20
+
+
+class TooLargeError(InvalidError):
+    """The body is larger than the server reads."""
+
+
+class UnauthorisedError(RefusedError):
+    """No token, or one that is not known."""
+
+
+class MethodError(InvalidError):
+    """The path exists, for another method."""
+
+
+_STATUS: tuple[tuple[type[TidemillError], int], ...] = (
+    (TooLargeError, 413),
+    (UnauthorisedError, 401),
+    (MethodError, 405),
+    (InvalidError, 400),
+    (NotFoundError, 404),
+    (RefusedError, 403),
+    (ConflictError, 409),
+    (UnavailableError, 503),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Limits and intervals of the model server.
+
+    Attributes:
+        max_body_bytes: a larger body gets 413.
+        max_rows: rows in one request.
+        inline_rows: groups up to this size are scored in the event loop, larger ones in a thread.
+        poll_s: how often deployments are looked at for a change.
+        log_timeout_s: when the log takes longer than this, the answer goes out as `degraded`.
+        backlog_rows: predictions kept in memory while the log is degraded.
+        shadow_rows: answered rows that may wait for their shadows before they are dropped.
+        drain_s: how long a stopping server waits for requests in flight.
+        allow_at: whether a request may say when it is answered (parameter `at`), for demonstrations on past data.
+    """
+
+    max_body_bytes: int = 8 << 20
+    max_rows: int = 10_000
+    inline_rows: int = 256
+    poll_s: float = 0.5
+    log_timeout_s: float = 5.0
+    backlog_rows: int = 50_000
+    shadow_rows: int = 10_000
+    drain_s: float = 15.0
+    allow_at: bool = False
+
+
+class Http(Protocol):
+    """What we use of Granian's RSGI protocol object."""
+
+    async def __call__(self) -> bytes:
+        """The whole body."""
+        ...
+
+    def __aiter__(self) -> Any:
+        """The body in pieces."""
+        ...
+
+    def response_bytes(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+        """Answer."""
+        ...
+
+
+def failure(error: BaseException) -> tuple[int, bytes]:
+    """Status and body for an error. What was not raised on purpose is logged and answered without its details."""
+    for kind, status in _STATUS:
+        if isinstance(error, kind):
+            return status, msgspec.json.encode({"error": str(error)})
+    logger.error("request.failed", exc_info=error)
+    return 500, b'{"error":"the server failed on this request; its log says why"}'
+
+
+async def read_body(length: str | None, http: Http, limit: int) -> bytes:
+    """The request's body, of at most `limit` bytes. A larger one is read and forgotten up to 64 MiB, so that its sender sees the answer."""
+    if length is not None and length.isdecimal() and int(length) <= limit:
+        return await http()
+    size, pieces = 0, []
+    async for piece in http:
+        size += len(piece)
+        if size <= limit:
+            pieces.append(piece)
+        elif size > _DRAIN:
+            break
+    if size > limit:
+        raise TooLargeError(f"the body has more than {limit} bytes, the limit of this server; send fewer rows at once")
+    return b"".join(pieces)

@@ -1,0 +1,84 @@
+"""What the model server counts, in Prometheus text exposition format."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+LATENCY_S = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 4.096)
+BATCH = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
+_PREFIX = "tidemill_serving"
+
+
+class Histogram:
+    """Counts by upper bound. Not locked: the event loop alone observes."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count one value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def lines(self, name: str, labels: str) -> Iterator[str]:
+        """Exposition lines: cumulative buckets, sum and count."""
+        running = 0
+        for bound, count in zip((*self.bounds, "+Inf"), self.counts, strict=True):
+            running += count
+            yield f'{name}_bucket{{{labels},le="{bound}"}} {running}'
+        yield f"{name}_sum{{{labels}}} {self.total!r}"
+        yield f"{name}_count{{{labels}}} {running}"
+
+
+class ServiceMetrics:
+    """Counters of one service."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.errors: Counter[int] = Counter()
+        self.predictions: Counter[tuple[int, str]] = Counter()
+        self.latency = Histogram(LATENCY_S)
+        self.batch = Histogram(BATCH)
+
+
+def render(services: Mapping[str, ServiceMetrics], gauges: Mapping[str, Mapping[str, Any]]) -> str:
+    """The exposition of all services. `gauges`: metric name to label text to value; a name ending in `_total` is a counter."""
+    out: list[str] = []
+    for name, kind, text in _HELP:
+        out += [f"# HELP {_PREFIX}_{name} {text}", f"# TYPE {_PREFIX}_{name} {kind}"]
+        for service, metrics in services.items():
+            out += _lines(name, f'service="{service}"', metrics)
+    for name, values in gauges.items():
+        out.append(f"# TYPE {_PREFIX}_{name} {'counter' if name.endswith('_total') else 'gauge'}")
+        out += [f"{_PREFIX}_{name}{'{' + labels + '}' if labels else ''} {value}" for labels, value in values.items()]
+    return "\n".join(out) + "\n"
+
+
+_HELP = (
+    ("requests_total", "counter", "infer requests received"),
+    ("errors_total", "counter", "infer requests refused or failed, by status"),
+    ("predictions_total", "counter", "rows answered, by model version and role"),
+    ("latency_seconds", "histogram", "time from the body's arrival to the answer, logging included"),
+    ("batch_rows", "histogram", "rows scored together"),
+)
+
+
+def _lines(name: str, labels: str, metrics: ServiceMetrics) -> Iterator[str]:
+    full = f"{_PREFIX}_{name}"
+    if name == "requests_total":
+        yield f"{full}{{{labels}}} {metrics.requests}"
+    elif name == "errors_total":
+        yield from (f'{full}{{{labels},status="{status}"}} {n}' for status, n in sorted(metrics.errors.items()))
+    elif name == "predictions_total":
+        yield from (f'{full}{{{labels},version="{v}",role="{role}"}} {n}' for (v, role), n in sorted(metrics.predictions.items()))
+    elif name == "latency_seconds":
+        yield from metrics.latency.lines(full, labels)
+    else:
+        yield from metrics.batch.lines(full, labels)

@@ -1,0 +1,67 @@
+"""Running the model server's process: one worker inside this process, or several under Granian's supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import signal
+import sys
+
+from tidemill.core.errors import ConfigError
+from tidemill.serving.server import ModelServer
+
+_SWITCH_S = 0.001
+
+
+def run(target: str, host: str = "127.0.0.1", port: int = 8500, workers: int = 1) -> None:
+    """Serve until SIGTERM or SIGINT, then finish the requests in flight and return.
+
+    Args:
+        target: `package.module:factory`, a function without arguments that returns `build_app(…)`.
+        host: the address to listen on; loopback unless you put something safe in front.
+        port: the port to listen on.
+        workers: processes. One runs in this very process, so ending the process ends the server.
+    """
+    if workers == 1:
+        asyncio.run(_serve(load(target), host, port))
+        return
+    from granian import Granian
+    from granian.constants import Interfaces
+
+    Granian(
+        target, address=host, port=port, interface=Interfaces.RSGI, workers=workers, factory=True, websockets=False, log_enabled=False
+    ).serve()
+
+
+def load(target: str) -> ModelServer:
+    """Call the factory that `target` names. Raises `ConfigError` when there is none."""
+    module, _, name = target.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{target!r} names no factory of a model server: {error}; write package.module:function") from error
+    app = factory()
+    if not isinstance(app, ModelServer):
+        raise ConfigError(f"{target!r} returned {type(app).__name__}, not what build_app returns")
+    return app
+
+
+async def _serve(app: ModelServer, host: str, port: int) -> None:
+    from granian.constants import Interfaces
+    from granian.server.embed import Server
+
+    # the log's and the shadows' threads hand the interpreter over often, for short moments: wait less than 5 ms for it
+    sys.setswitchinterval(_SWITCH_S)
+    server = Server(app, address=host, port=port, interface=Interfaces.RSGI, websockets=False, log_enabled=False)
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        app.stopping = True
+        server.stop()  # type: ignore[no-untyped-call]
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    app.keep_open = True
+    await server.serve()
+    await app.drained()
+    await loop.run_in_executor(None, app.close)

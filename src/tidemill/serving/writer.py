@@ -1,0 +1,127 @@
+"""The thread that makes answers durable: whatever has come while it wrote is the next group, one fsync each."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable
+from itertools import islice
+from time import monotonic
+
+from tidemill.serving.ports import Prediction, PredictionLog
+
+logger = logging.getLogger(__name__)
+Acknowledge = Callable[[list["Group"], bool], None]
+_PIECE = 5_000
+
+
+class Group:
+    """Predictions that are logged together. `tell` is for the acknowledger: whom to tell whether they are durable."""
+
+    __slots__ = ("predictions", "tell")
+
+    def __init__(self, predictions: list[Prediction], tell: Callable[[bool], None] | None = None) -> None:
+        self.predictions = predictions
+        self.tell = tell
+
+
+class LogWriter:
+    """Writes groups to a `PredictionLog` in their order and says of each whether it is durable.
+
+    While the log does not take them (disk full …), answers go on: `degraded` is set, groups are told False at once, and up to
+    `backlog_rows` predictions wait in memory. Every `probe_s` the log is tried again with what waits; from the first success on
+    all is as before. What no longer fits is counted in `lost`.
+    """
+
+    def __init__(self, log: PredictionLog, acknowledge: Acknowledge, *, backlog_rows: int = 50_000, probe_s: float = 1.0) -> None:
+        self.degraded = False
+        self.reason = ""
+        self.lost = 0
+        self._log = log
+        self._acknowledge = acknowledge
+        self._probe_s = probe_s
+        self._probe_at = 0.0
+        self._backlog: deque[Prediction] = deque(maxlen=backlog_rows)
+        self._queue: queue.SimpleQueue[Group | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="tidemill-prediction-log", daemon=True)
+
+    def start(self) -> None:
+        """Begin writing."""
+        self._thread.start()
+
+    def submit(self, group: Group) -> None:
+        """Hand over a group; never blocks."""
+        self._queue.put(group)
+
+    def close(self) -> None:
+        """Write what was handed over, then stop."""
+        self._queue.put(None)
+        self._thread.join(timeout=30)
+
+    @property
+    def backlog(self) -> int:
+        """Predictions that wait in memory for the log to recover."""
+        return len(self._backlog)
+
+    def _run(self) -> None:
+        more = True
+        while more:
+            groups, more = self._take()
+            if self.degraded:
+                self._try_again(groups, last=not more)
+            elif groups:
+                self._write(groups)
+
+    def _take(self) -> tuple[list[Group], bool]:
+        """Everything that waits, and whether to go on after it. Blocks while there is nothing, but not past the next probe."""
+        try:
+            item = self._queue.get(timeout=self._probe_s if self.degraded else None)
+        except queue.Empty:
+            return [], True
+        groups: list[Group] = []
+        while item is not None:
+            groups.append(item)
+            try:
+                item = self._queue.get_nowait()
+            except queue.Empty:
+                return groups, True
+        return groups, False
+
+    def _write(self, groups: list[Group]) -> None:
+        if self._append([p for group in groups for p in group.predictions]):
+            self._acknowledge(groups, True)
+        else:
+            self._keep(groups)
+
+    def _keep(self, groups: list[Group]) -> None:
+        for group in groups:
+            for prediction in group.predictions:
+                self.lost += len(self._backlog) == self._backlog.maxlen
+                self._backlog.append(prediction)
+        self._acknowledge(groups, False)
+
+    def _try_again(self, groups: list[Group], *, last: bool) -> None:
+        self._keep(groups)
+        if monotonic() < self._probe_at and not last:
+            return
+        while self._backlog:
+            piece = list(islice(self._backlog, _PIECE))
+            if not self._append(piece):
+                return
+            for _ in piece:
+                self._backlog.popleft()
+        self.degraded = False
+        logger.warning("prediction_log.recovered", extra={"lost": self.lost})
+
+    def _append(self, predictions: list[Prediction]) -> bool:
+        try:
+            self._log.append(predictions)
+        except Exception as error:  # noqa: BLE001 - the writer's thread must outlive whatever the log raises; the reason is kept
+            if not self.degraded:
+                logger.error("prediction_log.degraded", extra={"reason": str(error)})
+            self.degraded, self.reason = True, str(error)
+            self._probe_at = monotonic() + self._probe_s
+            return False
+        return True
