@@ -73,7 +73,7 @@ def main() -> None:
     """Run a process; an error is one line in its log and the documented exit code."""
     try:
         process.main(standalone_mode=False)
-    except Exception as error:  # the process ends here; the supervisor reads the code
+    except Exception as error:  # noqa: BLE001 - the process ends here; the supervisor reads the code
         logger.exception("process.failed") if code_of(error) == 1 else logger.error("process.failed: %s", explain(error))
         sys.exit(code_of(error))
 

@@ -69,11 +69,16 @@ class ApiConfig:
 
 @dataclass(frozen=True, slots=True)
 class ServingConfig:
-    """Where the model server listens and how large a request may be."""
+    """Where the model server listens, in how many processes, and what it accepts.
+
+    `allow_at`: whether a request may say when it is answered (its parameter `at`), for demonstrations on past data.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8401
+    workers: int = 1
     max_body_bytes: int = 8 * 1024 * 1024
+    allow_at: bool = False
 
 
 @dataclass(frozen=True, slots=True)

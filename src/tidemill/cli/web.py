@@ -1,0 +1,103 @@
+"""Building the applications of `tidemill up` from a platform and running them until they are told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tidemill.cli.options import opened
+
+if TYPE_CHECKING:
+    from tidemill.platform.root import Platform
+
+PROJECT, OVERRIDES = "TIDEMILL_PROJECT", "TIDEMILL_OVERRIDES"
+DRAIN_S = 5.0
+"""Streams of events never end by themselves; after this long they are cut."""
+
+
+def build_console(platform: Platform) -> Any:
+    """The ASGI application: API and console over one platform."""
+    from tidemill.api.app import build_api
+    from tidemill.console.app import mount
+    from tidemill.retraining.why import why
+    from tidemill.serving import Tokens
+
+    tokens = Tokens(platform.ledger, platform.clock)
+    app = build_api(platform, verify=tokens.verify, why=lambda opened, prediction: why(opened.loop, prediction))
+    mount(app)
+    return app
+
+
+def build_models(platform: Platform) -> Any:
+    """The RSGI application: one scorer for each service with a pipeline or a deployment."""
+    from tidemill.features import apply_on_demand
+    from tidemill.serving import Scorer, Tokens, compile_plan
+    from tidemill.serving.http import Settings
+    from tidemill.serving.server import build_app
+
+    scorers = {
+        name: Scorer(
+            service,
+            compile_plan(service, platform.processor, apply_on_demand),
+            platform.router,
+            platform.runtime,
+            platform.registry,
+            platform.blobs,
+            platform.log,
+        )
+        for name, service in platform.definitions.services.items()
+    }
+    given = platform.config.serving
+    settings = Settings(max_body_bytes=given.max_body_bytes, allow_at=given.allow_at)
+    return build_app(scorers, Tokens(platform.ledger, platform.clock), clock=platform.clock, settings=settings)
+
+
+def serve_api(project: Path, overrides: Sequence[str]) -> None:
+    """Run API and console until SIGTERM."""
+    with opened(project, overrides) as platform:
+        where = platform.config.api
+        asyncio.run(_serve(build_console(platform), where.host, where.port))
+
+
+async def _serve(app: Any, host: str, port: int) -> None:
+    from granian.constants import Interfaces
+    from granian.server.embed import Server
+
+    server = Server(app, address=host, port=port, interface=Interfaces.ASGI, log_access=False)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    serving = asyncio.create_task(server.serve())
+    waiting = asyncio.create_task(stop.wait())
+    await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if not serving.done():
+        server.stop()  # type: ignore[no-untyped-call]
+        await asyncio.wait({serving}, timeout=DRAIN_S)
+    if serving.done():
+        serving.result()
+
+
+def serve_models(project: Path, overrides: Sequence[str]) -> None:
+    """Run the model server until SIGTERM; its workers build their own platform with `models`."""
+    from tidemill.platform.config import load_config
+    from tidemill.platform.project import find_project
+    from tidemill.serving.run import run
+
+    root = find_project(project)
+    where = load_config(root, overrides).serving
+    os.environ[PROJECT], os.environ[OVERRIDES] = str(root), json.dumps(list(overrides))
+    run("tidemill.cli.web:models", where.host, where.port, where.workers)
+
+
+def models() -> Any:
+    """The model server of the project that the environment names: what each of its worker processes calls."""
+    from tidemill.platform.root import Platform
+
+    return build_models(Platform.open(Path(os.environ[PROJECT]), json.loads(os.environ[OVERRIDES])))
