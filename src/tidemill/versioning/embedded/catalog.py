@@ -1,0 +1,134 @@
+"""The Iceberg catalog in a SQL database, with tables kept in memory until somebody else commits."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from pyiceberg.catalog.sql import IcebergTables, SqlCatalog
+from pyiceberg.exceptions import CommitFailedException, NoSuchTableError
+from pyiceberg.io import FileIO
+from pyiceberg.table import CommitTableResponse, Table
+from pyiceberg.table.metadata import TableMetadata
+
+from tidemill.core.errors import not_found
+from tidemill.ledger.opening import sqlite_path
+from tidemill.ledger.queue import WriteQueue, queue_for
+
+NAME = "tidemill"
+"""The catalog's name. Other engines must use the same one: under another they see an empty catalog, without an error."""
+NAMESPACE = "lake"
+
+
+class LocalCatalog(SqlCatalog):
+    """pyiceberg's SQL catalog, made fast and durable for local files.
+
+    A table's metadata is read once and again only when the catalog points elsewhere; metadata files are synced before the catalog
+    points at them; commits take their turn in the database's writer queue (it may be the ledger's database).
+    """
+
+    def __init__(self, url: str, warehouse: Path) -> None:
+        path = sqlite_path(url)
+        self._queue: WriteQueue | None = queue_for(path) if path else None
+        self._held: dict[str, Table] = {}
+        with self._turn():
+            super().__init__(NAME, uri=url, warehouse=f"file://{warehouse}")
+            if path:
+                self.engine.dispose()
+                sa.event.listen(self.engine, "connect", _pragmas)
+            if not self.namespace_exists(NAMESPACE):
+                self.create_namespace(NAMESPACE)
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Be the only writer of the database; what was committed is on disk afterwards."""
+        if self._queue is None:
+            yield
+            return
+        self._queue.enter()
+        committed = False
+        try:
+            yield
+            committed = True
+        finally:
+            number = self._queue.leave(committed=committed)
+        self._queue.settle(number)
+
+    def tables(self) -> list[str]:
+        """Names of all tables."""
+        return sorted(name for _, name in self.list_tables(NAMESPACE))
+
+    def table(self, name: str) -> Table:
+        """A table as it is now. Raises `NotFoundError`."""
+        try:
+            return self.load_table((NAMESPACE, name))
+        except NoSuchTableError:
+            raise not_found("table", name, self.tables()) from None
+
+    def load_table(self, identifier: Any) -> Table:
+        name = self.table_name_from(identifier)
+        held = self._held.get(name)
+        if held is None or held.metadata_location != self._location(name):
+            held = self._held[name] = super().load_table(identifier)
+        return held
+
+    def _location(self, name: str) -> str | None:
+        query = sa.select(IcebergTables.metadata_location).where(
+            IcebergTables.catalog_name == NAME, IcebergTables.table_namespace == NAMESPACE, IcebergTables.table_name == name
+        )
+        with self.engine.connect() as db:
+            location: str | None = db.execute(query).scalar()
+        return location
+
+    def commit_table(self, table: Table, requirements: tuple[Any, ...], updates: tuple[Any, ...]) -> CommitTableResponse:
+        """Commit to the table as `table` knows it. Raises pyiceberg's `CommitFailedException` when somebody else was first."""
+        name = self.table_name_from(table.name())
+        with self._turn():
+            if self._location(name) != table.metadata_location:
+                raise CommitFailedException(f"{name} was changed by another writer")
+            response = super().commit_table(table, requirements, updates)
+        self._held[name] = Table(table.name(), response.metadata, response.metadata_location, table.io, self)
+        for gone in {entry.metadata_file for entry in table.metadata.metadata_log} - {
+            e.metadata_file for e in response.metadata.metadata_log
+        }:
+            local(gone).unlink(missing_ok=True)
+        return response
+
+    @staticmethod
+    def _write_metadata(metadata: TableMetadata, io: FileIO, metadata_path: str) -> None:  # noqa: ARG004 - pyiceberg's signature
+        write_synced(local(metadata_path), metadata.model_dump_json(exclude_none=True).encode())
+
+
+def local(location: str) -> Path:
+    """The path of a location."""
+    return Path(location.removeprefix("file://"))
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, and have it on disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _pragmas(connection: Any, _record: Any) -> None:
+    for pragma in ("busy_timeout=60000", "journal_mode=WAL", "synchronous=NORMAL"):
+        connection.execute(f"PRAGMA {pragma}")
