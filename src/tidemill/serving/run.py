@@ -23,7 +23,7 @@ def run(target: str, host: str = "127.0.0.1", port: int = 8500, workers: int = 1
         workers: processes. One runs in this very process, so ending the process ends the server.
     """
     if workers == 1:
-        asyncio.run(_serve(load(target), host, port))
+        serve(load(target), host=host, port=port)
         return
     from granian import Granian
     from granian.constants import Interfaces
@@ -31,6 +31,11 @@ def run(target: str, host: str = "127.0.0.1", port: int = 8500, workers: int = 1
     Granian(
         target, address=host, port=port, interface=Interfaces.RSGI, workers=workers, factory=True, websockets=False, log_enabled=False
     ).serve()
+
+
+def serve(app: ModelServer, *, host: str = "127.0.0.1", port: int = 8500) -> None:
+    """Serve `app` in this process until SIGTERM or SIGINT, then finish the requests in flight and return."""
+    asyncio.run(_serve(app, host, port))
 
 
 def load(target: str) -> ModelServer:

@@ -137,9 +137,9 @@ class SqlitePredictionLog:
         return self._column_names[columns]
 
     def _prediction(self, row: _Row) -> Prediction:
-        score = float("nan") if row[6] is None else row[6]
-        names, values = self._names(row[7]), tuple(_decode(row[8]))
-        return Prediction(row[0], row[1], row[2], row[3], _ROLES[row[4]], row[5], score, names, values, _decode(row[9]), row[10])
+        score, *values = _decode(row[8])  # the column of scores is for queries: SQLite turns -0.0 into 0 and NaN into null
+        names = self._names(row[7])
+        return Prediction(row[0], row[1], row[2], row[3], _ROLES[row[4]], row[5], score, names, tuple(values), _decode(row[9]), row[10])
 
     def read(
         self, service: str, *, from_us: int = 0, until_us: int | None = None, roles: Iterable[Role] | None = None
@@ -181,7 +181,7 @@ class SqlitePredictionLog:
 
 def _row(p: Prediction) -> _Row:
     try:
-        inputs, request = _encode(p.values), _encode(p.request)
+        inputs, request = _encode((p.score, *p.values)), _encode(p.request)
     except (TypeError, OverflowError) as error:
         raise InvalidError(f"prediction {p.id!r} cannot be logged: {error}; inputs are texts, numbers, times and None") from error
     return (p.id, p.service, p.model, p.version, _CODE[p.role], p.at_us, p.score, p.columns, inputs, request, p.latency_us)
