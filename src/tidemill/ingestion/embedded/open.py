@@ -1,0 +1,45 @@
+"""From a table's source URL to its source."""
+
+import os
+from pathlib import Path
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from tidemill.core.definitions import Table
+from tidemill.core.errors import InvalidError, RefusedError, not_found
+from tidemill.core.instants import parse_duration
+from tidemill.ingestion.embedded.files import FilesSource
+from tidemill.ingestion.embedded.sqlite import SqliteSource
+from tidemill.ingestion.ports import Source
+
+SCHEMES = ("files", "sqlite")
+
+
+def open_source(url: str, project: Path, table: Table) -> Source:
+    """Open `files:FOLDER` or `sqlite:///FILE?table=NAME&every=1d`; relative paths are below `project`.
+
+    Raises `InvalidError` for a URL that says too little or too much, `NotFoundError` for an unknown scheme, `RefusedError` for a relative path
+    that leaves the project.
+    """
+    scheme, colon, rest = url.partition(":")
+    if not colon or scheme not in SCHEMES:
+        raise not_found("scheme of sources", scheme if colon else url, SCHEMES)
+    if scheme == "files":
+        return FilesSource(_inside(project, rest, url), table)
+    parts = urlsplit(url)
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if unknown := sorted(set(options) - {"table", "every"}):
+        raise InvalidError(f"the source {url!r} of table {table.name!r} has an unknown option {unknown[0]!r}; known are table and every")
+    if parts.netloc or not parts.path.strip("/"):
+        raise InvalidError(f"the source {url!r} of table {table.name!r} names no file; write sqlite:///shop.db?table=orders")
+    path = _inside(project, unquote(parts.path[1:]), url)
+    return SqliteSource(path, options.get("table", table.name), table, every_us=parse_duration(options.get("every", "1d")))
+
+
+def _inside(project: Path, path: str, url: str) -> Path:
+    """`path` below the project; an absolute path is meant as it is."""
+    if not path:
+        raise InvalidError(f"the source {url!r} names no path; write for example files:data/landings")
+    plain = Path(os.path.normpath(path))
+    if plain.parts[:1] == ("..",):
+        raise RefusedError(f"the source {url!r} leaves the project {project}; write an absolute path if that is meant")
+    return project / plain
