@@ -1,0 +1,7 @@
+"""The embedded feature stores: DuckDB and NumPy offline, SQLite and in-process tiles online."""
+
+from tidemill.features.embedded.offline import DuckOfflineStore
+from tidemill.features.embedded.online import SqliteOnlineStore
+from tidemill.features.embedded.processor import OnlineReader, TileProcessor
+
+__all__ = ["DuckOfflineStore", "OnlineReader", "SqliteOnlineStore", "TileProcessor"]

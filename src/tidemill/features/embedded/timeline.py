@@ -1,0 +1,134 @@
+"""Finding places in rows that are sorted by key, then time; and sums or extremes over two clocks at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tidemill.core.errors import InvalidError
+from tidemill.features.embedded.source import Int64
+
+
+class Timeline:
+    """Positions of items by (key code, time). `order` sorts the items; codes run from 0 to `codes` - 1."""
+
+    def __init__(self, code: Int64, time: Int64, codes: int) -> None:
+        self.order: Int64 = np.lexsort((time, code))
+        self.starts: Int64 = np.searchsorted(code[self.order], np.arange(codes + 1))
+        self._times, rank = np.unique(time, return_inverse=True)
+        self._width = len(self._times) + 1
+        self._places = code[self.order] * self._width + rank[self.order] + 1
+
+    def find(self, code: Int64, time: Int64) -> Int64:
+        """For each query: how many sorted items are at or before (code, time)."""
+        rank = np.searchsorted(self._times, time, side="right")
+        return np.searchsorted(self._places, code * self._width + rank, side="right")
+
+    def start(self, code: Int64) -> Int64:
+        """For each query: the position of the first item of its key."""
+        return self.starts[code]
+
+
+def accumulate(
+    left: Int64,
+    right: Int64,
+    until: Int64,
+    time: Int64,
+    values: npt.NDArray[np.generic],
+    operation: np.ufunc,
+    identity: float,
+) -> npt.NDArray[np.generic]:
+    """For each query: `operation` over the items at positions [left, right) whose `time` is at most `until`.
+
+    A merge-sort tree, one level at a time: level k sorts blocks of 2^k neighbours by time and accumulates in each, and a
+    query takes at most two blocks a level. O((n + q) log n) whatever the data. Source: the textbook structure for
+    dominance sums (de Berg et al., Computational Geometry, ch. 5, range trees), built bottom-up.
+    """
+    result = np.full(len(left), identity, dtype=values.dtype)
+    times, rank = np.unique(time, return_inverse=True)
+    wanted = np.searchsorted(times, until, side="right")
+    width, position = len(times) + 1, np.arange(len(time))
+    left, right, level = left.copy(), right.copy(), 0
+    while (open_ := left < right).any():
+        blocks = position >> level
+        place = blocks * width + rank
+        order = np.argsort(place, kind="stable")
+        place, running = place[order], _running(values[order], level, operation, identity)
+        for side, edge in ((left, left), (right, right - 1)):
+            take = np.flatnonzero(open_ & (edge >= 0) & ((side & 1) == 1) & (left < right))
+            block = edge[take]
+            found = np.searchsorted(place, block * width + wanted[take], side="left")
+            some = found > (block << level)
+            result[take[some]] = operation(result[take[some]], running[found[some] - 1])
+            side[take] += 1 if side is left else -1
+        left >>= 1
+        right >>= 1
+        level += 1
+    return result
+
+
+def _running(values: npt.NDArray[np.generic], level: int, operation: np.ufunc, identity: float) -> npt.NDArray[np.generic]:
+    size = 1 << level
+    padded = np.full(-(-len(values) // size) * size, identity, dtype=values.dtype)
+    padded[: len(values)] = values
+    flat: npt.NDArray[np.generic] = operation.accumulate(padded.reshape(-1, size), axis=1).reshape(-1)
+    return flat
+
+
+def expand(left: Int64, right: Int64, chunk: int, visit: Callable[[Int64, Int64], None]) -> None:
+    """Call `visit(query, position)` with all pairs of a query and a position in its [left, right), about `chunk` pairs at a time."""
+    count = np.maximum(right - left, 0)
+    ends = np.cumsum(count)
+    first = 0
+    while first < len(count):
+        done = ends[first - 1] if first else 0
+        last = max(first + 1, int(np.searchsorted(ends, done + chunk, side="right")))
+        sizes = count[first:last]
+        query = np.repeat(np.arange(first, last), sizes)
+        offset = np.arange(len(query)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        visit(query, left[query] + offset)
+        first = last
+
+
+def encode(spine: pa.Table, rows: pa.Table, keys: tuple[str, ...], view: str) -> tuple[Int64, Int64, int]:
+    """Number the keys: codes of the spine's rows, codes of the source's rows (-1 where a key is null), and how many codes there are."""
+    n = spine.num_rows
+    code, codes = np.zeros(n + rows.num_rows, dtype=np.int64), 1
+    missing = np.zeros(len(code), dtype=bool)
+    for key in keys:
+        coded = _together(spine[key], rows[f"k_{key}"], key, view).dictionary_encode()
+        index = pc.fill_null(coded.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+        missing |= index < 0
+        code = code * max(len(coded.dictionary), 1) + np.maximum(index, 0)
+        if len(keys) > 1:
+            _, code = np.unique(code, return_inverse=True)
+        codes = int(code.max(initial=0)) + 1
+    code[missing] = -1
+    return code[:n], code[n:], codes
+
+
+def _together(spine: pa.ChunkedArray, rows: pa.ChunkedArray, key: str, view: str) -> pa.Array:
+    mine, theirs = _plain(spine), _plain(rows)
+    if pa.types.is_null(mine.type):
+        mine = mine.cast(theirs.type)
+    if pa.types.is_null(theirs.type):
+        theirs = theirs.cast(mine.type)
+    if mine.type != theirs.type:
+        raise InvalidError(
+            f"key {key!r} of feature view {view!r} is {rows.type} in its table and {spine.type} in the spine; cast one of the two"
+        )
+    both: pa.Array = pa.chunked_array([*mine.chunks, *theirs.chunks], type=mine.type).combine_chunks()
+    return both
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if pa.types.is_integer(kind):
+        kind = pa.int64()
+    elif pa.types.is_large_string(kind):
+        kind = pa.string()
+    return column.cast(kind)

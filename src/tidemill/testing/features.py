@@ -1,0 +1,393 @@
+"""Contract suites of the feature ports: every value against a reference that is slow and obviously right."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tidemill.core.definitions import Definitions, Entity, FeatureView, Table, count, latest, max_, mean, min_, sum_
+from tidemill.core.errors import InvalidError
+from tidemill.core.instants import parse_duration
+from tidemill.features.ports import AT, OfflineStore, OnlineStore, StreamProcessor
+from tidemill.testing.contract import Contract
+from tidemill.versioning.ports import Scan
+
+EXAMPLES = 2000 if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else 50
+MINUTE = parse_duration("1m")
+UTC_US = pa.timestamp("us", "UTC")
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("place", pa.string()),
+        ("lane", pa.int64()),
+        ("happened", UTC_US),
+        ("learned", UTC_US),
+        ("delay", pa.float64()),
+        ("word", pa.string()),
+    ]
+)
+KEYED = Table("keyed", "files:keyed", "happened", "learned", key="id")
+PLAIN = Table("plain", "files:plain", "happened", "learned")
+_PLACE, _LANE = Entity("place"), Entity("lane")
+_WINDOWS = [
+    mean("delay", over="6m", hop="2m"), sum_("delay", over="6m", hop="2m"), count(over="6m", hop="2m"), count(over="9m", hop="3m"),
+    min_("delay", over="6m", hop="2m"), max_("delay", over="9m", hop="3m"),
+]  # fmt: skip
+_LATEST = latest("delay", "word", ttl="5m")
+VIEWS = tuple(
+    view
+    for table in (KEYED, PLAIN)
+    for view in (
+        FeatureView(f"{table.name}_windows", _PLACE, table, _WINDOWS),
+        FeatureView(f"{table.name}_newest", _PLACE, table, [_LATEST, mean("delay", over="4m", hop="4m")]),
+        FeatureView(f"{table.name}_lanes", (_PLACE, _LANE), table, [count(over="12m", hop="1m"), latest("word", ttl="30m")]),
+    )
+)
+DEFINITIONS = Definitions(tables={t.name: t for t in (KEYED, PLAIN)}, views={v.name: v for v in VIEWS})
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def reference(view: FeatureView, rows: Rows, key: Mapping[str, Any], at: int) -> dict[str, Any]:
+    """A view's values at `at` from rows in the order of ingestion, by the definitions and nothing else."""
+    table, once = view.table, [r for i, r in enumerate(rows) if r not in rows[:i]]
+    known = [(r[table.known_time], i, r) for i, r in enumerate(once) if r[table.known_time] is not None and r[table.known_time] <= at]
+
+    def current(learned: int, number: int, row: Mapping[str, Any]) -> bool:
+        identity = [row[k] for k in table.keys]
+        if not identity or None in identity:
+            return True
+        return not any((k, i) > (learned, number) and [r[c] for c in table.keys] == identity for k, i, r in known)
+
+    mine = [
+        (r[table.event_time], k, i, r)
+        for k, i, r in known
+        if r[table.event_time] is not None and r[table.event_time] <= at and current(k, i, r)
+        if all(r[c] == key[c] and key[c] is not None for c in view.keys)
+    ]
+    answer: dict[str, Any] = {}
+    for a in view.aggregates:
+        if a.kind == "latest":
+            event, _, _, row = max(mine, default=(-(2**62), 0, 0, {}), key=lambda m: m[:3])
+            answer[view.full_name(a)] = row[a.column] if at - event <= a.ttl_us else None
+            continue
+        inside = [r for e, _, _, r in mine if e > (at - a.over_us) // a.hop_us * a.hop_us]
+        values = [r[a.column] for r in inside if r[a.column] is not None] if a.column else []
+        answer[view.full_name(a)] = _aggregate(a.kind, inside, values)
+    return answer
+
+
+def _aggregate(kind: str, inside: Rows, values: list[float]) -> float | None:
+    if kind == "count":
+        return len(inside)
+    if not values:
+        return None
+    whole = math.fsum(values)
+    return {"mean": whole / len(values), "sum": whole, "min": min(values), "max": max(values)}[kind]
+
+
+def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Equal names and values, floats to 1e-9 relative."""
+    return one.keys() == other.keys() and all(_same(v, other[k]) for k, v in one.items())
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, float) and isinstance(b, int | float):
+        return math.isclose(a, b, rel_tol=1e-9)
+    return bool(a == b)
+
+
+def arrow(rows: Rows) -> pa.Table:
+    """Rows of the test tables as Arrow."""
+    return pa.table(
+        {
+            n: pa.array([r[n] for r in rows], pa.int64() if t == UTC_US else t).cast(t)
+            for n, t in zip(SCHEMA.names, SCHEMA.types, strict=True)
+        }
+    )
+
+
+def scans(folder: Path, rows: Mapping[str, Rows], cuts: Sequence[int] = ()) -> dict[str, Scan]:
+    """Write rows to Parquet files, cut after the given numbers of rows, and say where they are."""
+    made = {}
+    for name, all_ in rows.items():
+        edges = [0, *sorted(min(c, len(all_)) for c in cuts), len(all_)]
+        paths = []
+        for a, b in zip(edges, edges[1:], strict=False):
+            if a < b:
+                paths.append(str(folder / f"{uuid4().hex}.parquet"))
+                pq.write_table(arrow(all_[a:b]), paths[-1])
+        made[name] = Scan(name, 1, SCHEMA, tuple(paths))
+    return made
+
+
+_MOMENT = st.integers(0, 40).map(lambda m: m * (MINUTE // 2)) | st.integers(0, 20 * MINUTE)
+_DELAY = (
+    st.none()
+    | st.integers(-9, 9).map(float)
+    | st.floats(-1e12, 1e12, allow_nan=False)
+    | st.sampled_from([1e-7, 1e15, -1e15, 0.1, 0.2, 0.3])
+)
+_PLACES, _LANES = st.sampled_from(["a", "a", "b", None]), st.sampled_from([1, 2, None])
+_ROW = st.fixed_dictionaries(
+    {
+        "id": st.sampled_from(["x", "y", "z", None]),
+        "place": _PLACES,
+        "lane": _LANES,
+        "happened": _MOMENT | st.none(),
+        "learned": _MOMENT | st.just(None),
+        "delay": _DELAY,
+        "word": st.sampled_from(["u", "v", None]),
+    }
+)
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[dict[str, Any]]:
+    """Rows in the order of ingestion: late, early, out of order, corrected, duplicate, null."""
+    rows = draw(st.lists(_ROW, max_size=14))
+    for _ in range(draw(st.integers(0, 3)) if rows else 0):
+        again = dict(draw(st.sampled_from(rows)))
+        if draw(st.booleans()):
+            again |= {"delay": draw(_DELAY), "learned": draw(_MOMENT), "happened": draw(_MOMENT | st.just(again["happened"]))}
+        rows.insert(draw(st.integers(0, len(rows))), again)
+    return rows
+
+
+_SPINE = st.lists(
+    st.fixed_dictionaries({"place": _PLACES, "lane": _LANES, AT: _MOMENT | st.integers(0, 40 * MINUTE)}), min_size=1, max_size=8
+)
+
+
+def spine_table(spine: Rows) -> pa.Table:
+    """A spine as Arrow, with a column of its own that has to be kept."""
+    return pa.table(
+        {
+            "place": pa.array([s["place"] for s in spine], pa.string()),
+            "lane": pa.array([s["lane"] for s in spine], pa.int64()),
+            AT: pa.array([s[AT] for s in spine], pa.int64()).cast(UTC_US),
+            "mine": pa.array(range(len(spine))),
+        }
+    )
+
+
+def _features(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in row.items() if "__" in k}
+
+
+class OfflineStoreContract(Contract):
+    """Supply a `store` fixture."""
+
+    @pytest.fixture
+    def store(self) -> OfflineStore:
+        """The store under test."""
+        raise TypeError(f"{type(self).__name__} needs a store fixture")
+
+    def test_any_history_equals_the_reference(self, store: OfflineStore, tmp_path: Path) -> None:
+        """leak-free, superseded, windows, latest, aligned."""
+
+        @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+        @given(histories(), histories(), _SPINE, st.lists(st.integers(0, 14), max_size=2))
+        def check(keyed: Rows, plain: Rows, spine: Rows, cuts: list[int]) -> None:
+            rows = {"keyed": keyed, "plain": plain}
+            joined = store.join(spine_table(spine), VIEWS, scans(tmp_path, rows, cuts)).to_pylist()
+            assert [r["mine"] for r in joined] == list(range(len(spine)))
+            for asked, row in zip(spine, joined, strict=True):
+                expected: dict[str, Any] = {}
+                for view in VIEWS:
+                    expected |= reference(view, rows[view.table.name], asked, asked[AT])
+                assert same(expected, _features(row)), (asked, expected, row)
+
+        check()
+
+    def test_rows_known_later_change_nothing(self, store: OfflineStore, tmp_path: Path) -> None:
+        """repeatable."""
+
+        @settings(max_examples=EXAMPLES // 2, deadline=None, suppress_health_check=list(HealthCheck))
+        @given(histories(), histories(), _SPINE)
+        def check(rows: list[dict[str, Any]], later: list[dict[str, Any]], spine: Rows) -> None:
+            last = max(s[AT] for s in spine)
+            unknown = [r | {"learned": last + 1 + (r["learned"] or 0)} for r in later]
+            before = store.join(spine_table(spine), VIEWS, scans(tmp_path, {"keyed": rows, "plain": rows}))
+            after = store.join(spine_table(spine), VIEWS, scans(tmp_path, {"keyed": rows + unknown, "plain": rows + unknown}))
+            assert before.equals(after)
+
+        check()
+
+    def test_a_spine_row_may_occur_often(self, store: OfflineStore, tmp_path: Path) -> None:
+        """aligned."""
+        rows = [_row(happened=MINUTE, learned=MINUTE, delay=3.0)]
+        spine = [{"place": "a", "lane": 1, AT: 2 * MINUTE}] * 3 + [{"place": "b", "lane": 1, AT: 2 * MINUTE}]
+        joined = store.join(spine_table(spine), VIEWS, scans(tmp_path, {"keyed": rows, "plain": rows}))
+        assert joined["keyed_windows__count_6m"].to_pylist() == [1, 1, 1, 0]
+        assert joined["plain_newest__delay"].to_pylist() == [3.0, 3.0, 3.0, None]
+        empty = store.join(spine_table(spine).slice(0, 0), VIEWS, scans(tmp_path, {"keyed": rows, "plain": []}))
+        assert empty.schema.equals(joined.schema)
+
+    def test_peeking_is_an_error_or_impossible(self, store: OfflineStore, tmp_path: Path) -> None:
+        """leak-free: a row that has happened and is not yet known does not count, and a time without a zone is refused."""
+        rows = [_row(happened=MINUTE, learned=9 * MINUTE, delay=3.0)]
+        spine = [{"place": "a", "lane": 1, AT: 9 * MINUTE - 1}, {"place": "a", "lane": 1, AT: 9 * MINUTE}]
+        found = store.join(spine_table(spine), VIEWS, scans(tmp_path, {"keyed": rows, "plain": rows}))
+        assert found["plain_lanes__count_12m"].to_pylist() == [0, 1]
+        naive = spine_table(spine).set_column(2, AT, spine_table(spine)[AT].cast(pa.timestamp("us")))
+        with pytest.raises(InvalidError, match="time zone"):
+            store.join(naive, VIEWS, scans(tmp_path, {"keyed": rows, "plain": rows}))
+        with pytest.raises(InvalidError, match="lane"):
+            store.join(spine_table(spine).drop_columns(["lane"]), VIEWS, scans(tmp_path, {"keyed": rows, "plain": rows}))
+
+    def test_explain_agrees_with_join(self, store: OfflineStore, tmp_path: Path) -> None:
+        """What `explain` calls used is what counts, and nothing else."""
+
+        @settings(max_examples=EXAMPLES // 2, deadline=None, suppress_health_check=list(HealthCheck))
+        @given(histories(), st.sampled_from(["a", "b"]), _MOMENT)
+        def check(rows: Rows, place: str, at: int) -> None:
+            where = scans(tmp_path, {"keyed": rows})
+            view = FeatureView("one", _PLACE, KEYED, [count(over="6m", hop="2m")])
+            shown = store.explain({"place": place, AT: at}, view, where["keyed"])
+            assert reference(view, rows, {"place": place}, at)["one__count_6m"] == sum(s.use == "used" for s in shown)
+            for row in shown:
+                assert (row.use == "not_yet_known") == (row.known_us > at)
+                assert row.use != "not_yet_happened" or row.event_us > at
+
+        check()
+
+
+def _row(**values: Any) -> dict[str, Any]:
+    return {"id": "x", "place": "a", "lane": 1, "happened": 0, "learned": 0, "delay": None, "word": None} | values
+
+
+class OnlineStoreContract(Contract):
+    """Supply an `open_store` fixture: each call opens the same store anew."""
+
+    @pytest.fixture
+    def open_store(self) -> Callable[[], OnlineStore]:
+        """Opens the store under test."""
+        raise TypeError(f"{type(self).__name__} needs an open_store fixture")
+
+    def test_any_history_equals_a_dict(self, open_store: Callable[[], OnlineStore]) -> None:
+        """aligned, isolated, durable."""
+        names = st.sampled_from(["", "a", 'ü\x00"', "b" * 300])
+        writes = st.dictionaries(st.tuples(names, names), st.binary(max_size=9), max_size=5)
+
+        @settings(max_examples=EXAMPLES // 2, deadline=None, suppress_health_check=list(HealthCheck))
+        @given(st.lists(st.tuples(writes, st.dictionaries(names, st.text(max_size=5), max_size=2), st.none() | names), max_size=5))
+        def check(history: list[tuple[dict[tuple[str, str], bytes], dict[str, str], str | None]]) -> None:
+            store, states, cursors, prefix = open_store(), dict[tuple[str, str], bytes](), dict[str, str](), uuid4().hex
+            for new, moved, cleared in history:
+                new = {(prefix + v, k): b for (v, k), b in new.items()}
+                moved = {prefix + n: c for n, c in moved.items()}
+                store.write(new, moved)
+                states |= new
+                cursors |= moved
+                if cleared is not None:
+                    store.clear(prefix + cleared)
+                    states = {k: b for k, b in states.items() if k[0] != prefix + cleared}
+                    cursors.pop(prefix + cleared, None)
+            again = open_store()
+            asked = [*states, (prefix, "nobody"), *reversed(states)]
+            assert again.read(asked) == [states.get(k) for k in asked]
+            assert {n: c for n, c in again.cursors().items() if n.startswith(prefix)} == cursors
+
+        check()
+
+    def test_a_write_is_all_or_nothing(self, open_store: Callable[[], OnlineStore]) -> None:
+        """atomic."""
+        store = open_store()
+        store.write({("v", "k"): b"1"}, {"v": "1"})
+        with pytest.raises(Exception):  # noqa: B017, PT011 - whatever the engine raises for a value it cannot hold
+            store.write({("v", "k"): b"2", ("v", "l"): object()}, {"v": "2"})  # type: ignore[dict-item]
+        assert open_store().read([("v", "k"), ("v", "l")]) == [b"1", None]
+        assert open_store().cursors()["v"] == "1"
+
+
+@dataclass(slots=True)
+class _Replay:
+    """Pushes rows slot by slot, reads after each, and compares with the reference."""
+
+    open_processor: Callable[[], StreamProcessor]
+    pushed: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {"keyed": [], "plain": []})
+
+    def compare(self, processor: StreamProcessor, at: int) -> None:
+        keys = [{"place": p, "lane": n} for p in ("a", "b", "nowhere", None) for n in (1, 2, None)]
+        for key, row in zip(keys, processor.read(VIEWS, keys, at), strict=True):
+            expected: dict[str, Any] = {}
+            for view in VIEWS:
+                expected |= reference(view, self.pushed[view.table.name], key, at)
+            assert same(expected, row), (key, at, expected, row)
+
+
+class StreamProcessorContract(Contract):
+    """Supply an `open_processor` fixture: each call opens a processor of `DEFINITIONS` on the same store; `fresh` starts with an empty one."""
+
+    @pytest.fixture
+    def open_processor(self) -> Callable[..., StreamProcessor]:
+        """Opens the processor under test: `open_processor(fresh=True)` on a new store, `open_processor()` on the last one."""
+        raise TypeError(f"{type(self).__name__} needs an open_processor fixture")
+
+    def test_any_stream_equals_the_reference(self, open_processor: Callable[..., StreamProcessor]) -> None:
+        """equal, exactly once, patient: whatever the order, the repetitions, the commits and the restarts."""
+
+        @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+        @given(histories(), histories(), st.lists(st.integers(0, 40 * MINUTE), min_size=1, max_size=4), st.data())
+        def check(keyed: Rows, plain: Rows, reads: list[int], data: st.DataObject) -> None:
+            reads = sorted(reads)
+            replay, processor = _Replay(open_processor), open_processor(fresh=True)
+            slots = {name: _slots(rows, reads, data) for name, rows in (("keyed", keyed), ("plain", plain))}
+            for slot, at in enumerate(reads):
+                for name, by_slot in slots.items():
+                    batch = by_slot[slot]
+                    new = processor.push(name, arrow(batch))
+                    assert new == len(_new(batch, replay.pushed[name]))
+                    replay.pushed[name] += batch
+                    assert processor.push(name, arrow(batch)) == 0
+                replay.compare(processor, at)
+                if data.draw(st.booleans(), "restart"):
+                    processor.commit()
+                    processor = open_processor()
+                    replay.compare(processor, at)
+
+        check()
+
+    def test_what_was_not_committed_can_be_pushed_again(self, open_processor: Callable[..., StreamProcessor]) -> None:
+        """exactly once: a crash before commit leaves the older whole state."""
+        rows = [_row(id=str(i), happened=i * MINUTE, learned=i * MINUTE, delay=float(i)) for i in range(6)]
+        replay, processor = _Replay(open_processor), open_processor(fresh=True)
+        processor.push("keyed", arrow(rows[:3]))
+        processor.commit()
+        processor.push("keyed", arrow(rows[3:]))
+        processor = open_processor()
+        replay.pushed["keyed"] = rows[:3]
+        replay.compare(processor, 5 * MINUTE)
+        assert processor.push("keyed", arrow(rows)) == 3
+        replay.pushed["keyed"] = rows
+        replay.compare(processor, 6 * MINUTE)
+
+
+def _slots(rows: Rows, reads: list[int], data: st.DataObject) -> list[list[dict[str, Any]]]:
+    """Spread rows over the times before each read; none comes later than the shortest retention after it was known."""
+    made: list[list[dict[str, Any]]] = [[] for _ in reads]
+    for row in rows:
+        latest_slot = next((i for i in range(1, len(reads)) if reads[i - 1] > (row["learned"] or 0) + 8 * MINUTE), len(reads)) - 1
+        made[data.draw(st.integers(0, latest_slot), "slot")].append(dict(row))
+    return made
+
+
+def _new(batch: Rows, before: Rows) -> list[Mapping[str, Any]]:
+    seen, new = list(before), []
+    for row in batch:
+        if row not in seen and row["learned"] is not None:
+            new.append(row)
+        seen.append(row)
+    return new

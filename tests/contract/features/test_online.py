@@ -1,0 +1,28 @@
+from collections.abc import Callable
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from tidemill.features.embedded import SqliteOnlineStore, TileProcessor
+from tidemill.features.ports import OnlineStore, StreamProcessor
+from tidemill.testing.features import DEFINITIONS, OnlineStoreContract, StreamProcessorContract
+
+
+class TestSqliteOnlineStore(OnlineStoreContract):
+    @pytest.fixture
+    def open_store(self, tmp_path: Path) -> Callable[[], OnlineStore]:
+        return lambda: SqliteOnlineStore(tmp_path / "online.db")
+
+
+class TestTileProcessor(StreamProcessorContract):
+    @pytest.fixture
+    def open_processor(self, tmp_path: Path) -> Callable[..., StreamProcessor]:
+        last = [tmp_path / "none"]
+
+        def open_(*, fresh: bool = False) -> StreamProcessor:
+            if fresh:
+                last[0] = tmp_path / uuid4().hex
+            return TileProcessor(SqliteOnlineStore(last[0]), DEFINITIONS)
+
+        return open_
