@@ -9,12 +9,18 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from tidemill.cli.exits import code_of, explain
 from tidemill.cli.options import opened, project_options
+from tidemill.core.instants import DAY_US, SECOND_US, parse_duration
 
+if TYPE_CHECKING:
+    from tidemill.platform.root import Platform
+
+TURN = "reconciler-turn"
 logger = logging.getLogger("tidemill.up")
 
 
@@ -31,8 +37,12 @@ def process(name: str, project: Path, overrides: Sequence[str], supervised: bool
 
 
 def _stop_with_parent() -> None:
-    """The supervisor holds the other end of standard input; when it is gone, so are we."""
-    sys.stdin.buffer.read()
+    """The supervisor holds the other end of standard input; when it is gone, so are we.
+
+    Read from the descriptor: a thread inside `sys.stdin` would abort the interpreter when it ends for another reason.
+    """
+    while os.read(0, 1024):
+        pass
     os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -52,7 +62,6 @@ def server(project: Path, overrides: Sequence[str]) -> None:
 
 def reconciler(project: Path, overrides: Sequence[str]) -> None:
     """The loop in the present, at lower priority than serving."""
-    from tidemill.core.instants import SECOND_US, parse_duration
     from tidemill.retraining import loop
 
     if hasattr(os, "nice"):
@@ -62,8 +71,29 @@ def reconciler(project: Path, overrides: Sequence[str]) -> None:
     with opened(project, overrides) as platform:
         pause_s = parse_duration(platform.config.retraining.tick) / SECOND_US
         while not stop.is_set():
-            loop.tick(platform.loop)
+            now = platform.clock.now_us()
+            loop.tick(platform.loop, _last_turn(platform, now))
+            _remember_turn(platform, now)
             stop.wait(pause_s)
+
+
+def _last_turn(platform: Platform, now: int) -> int:
+    """When the last whole turn began, so that what a killed process missed is looked at again."""
+    from tidemill.api.queries import state
+
+    with platform.ledger.read() as db:
+        found = state.find(db, TURN)
+    return int(found["at_us"]) if found else now - DAY_US
+
+
+def _remember_turn(platform: Platform, now: int) -> None:
+    from tidemill.ledger import schema
+    from tidemill.ledger.store import to_json
+
+    table = schema.state
+    with platform.ledger.write(durable=False) as db:
+        db.execute(table.delete().where(table.c.name == TURN))
+        db.execute(table.insert().values(name=TURN, value=to_json({"at_us": now}), at_us=now))
 
 
 _PROCESSES: dict[str, Callable[[Path, Sequence[str]], None]] = {"api": api, "server": server, "reconciler": reconciler}
