@@ -1,6 +1,6 @@
 """Who is asking: a bearer token, or the console's cookie that holds one, and the role it stands for.
 
-Roles are the paper's. Reading needs any role; each write names the roles that may do it. A cookie counts for a write only when the
+Roles are the paper's. Reading needs any role; each write names the action that a role must allow. A cookie counts for a write only when the
 browser says that the request came from our own pages, so another site cannot make it (SameSite=Strict is the first fence, this the second).
 """
 
@@ -11,9 +11,9 @@ from starlette.requests import HTTPConnection, Request
 
 from tidemill.api.errors import UnauthenticatedError
 from tidemill.core.errors import RefusedError
+from tidemill.serving.tokens import Access, Action
 
 COOKIE = "tidemill_token"
-ROLES = ("viewer", "data-scientist", "data-engineer", "ml-engineer", "admin")
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _BROWSER_SAYS_OURS = ("same-origin", "none")
 
@@ -35,26 +35,23 @@ def from_our_pages(request: HTTPConnection) -> bool:
     return origin is not None and urlsplit(origin).netloc == request.headers.get("host")
 
 
-def role_of(request: Request) -> str:
-    """The role behind a request. Raises `UnauthenticatedError`; `RefusedError` for a cookie sent by another site."""
+def access_of(request: Request) -> Access:
+    """Who made a request. Raises `UnauthenticatedError`; `RefusedError` for a cookie sent by another site."""
     token, by_cookie = token_of(request)
-    role: str | None = request.app.state.verify(token) if token else None
-    if role is None:
+    found: Access | None = request.app.state.verify(token) if token else None
+    if found is None:
         raise UnauthenticatedError("this needs a token, and the request has none that is known here")
     if by_cookie and request.method not in _SAFE and not from_our_pages(request):
         raise RefusedError("the request came from another site; open the console itself and try there")
-    return role
+    return found
 
 
-def allow(*roles: str) -> Callable[[Request], str]:
-    """A dependency that lets `roles` (and admin) pass and answers the caller's role."""
-    if unknown := set(roles) - set(ROLES):
-        raise ValueError(f"unknown roles {sorted(unknown)}")
+def allow(action: Action) -> Callable[[Request], Access]:
+    """A dependency that lets those pass whose role allows `action`, and answers who it is."""
 
-    def check(request: Request) -> str:
-        role = role_of(request)
-        if role != "admin" and role not in roles:
-            raise RefusedError(f"the role {role!r} may not do this; it takes {' or '.join(roles)}")
-        return role
+    def check(request: Request) -> Access:
+        access = access_of(request)
+        access.require(action)
+        return access
 
     return check

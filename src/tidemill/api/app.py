@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fastapi import Depends, FastAPI
 
 from tidemill.api import errors
-from tidemill.api.access import role_of
+from tidemill.api.access import access_of
 from tidemill.api.limits import LOCAL_HOSTS, MAX_BODY_BYTES, BodyLimit, KnownHosts
 from tidemill.api.needs import Needs, Verify, Why
 from tidemill.api.routes import data, decisions, events, features, loop, models, monitoring, runs
@@ -23,7 +23,7 @@ def build_api(
 
     Args:
         platform: whose ports the routes read.
-        verify: answers the role behind a token.
+        verify: answers whose token it is.
         why: assembles what is behind a prediction.
         hosts: Host names this server answers for; `*` turns the check off.
         max_body_bytes: greatest body of any request.
@@ -37,13 +37,13 @@ def build_api(
         default_response_class=TidyResponse,
     )
     app.state.platform = platform
-    app.state.verify = lambda token: verify(platform.ledger, token)
+    app.state.verify = verify
     app.state.why = why
     errors.install(app)
     app.add_middleware(BodyLimit, limit_bytes=max_body_bytes)
     app.add_middleware(KnownHosts, hosts=hosts)
     for part in (loop, data, features, runs, models, decisions, monitoring, events):
-        app.include_router(part.router, prefix=PREFIX, dependencies=[Depends(role_of)])
+        app.include_router(part.router, prefix=PREFIX, dependencies=[Depends(access_of)])
 
     @app.get("/healthz", include_in_schema=False)
     def alive() -> dict[str, str]:

@@ -7,6 +7,7 @@ which goes to the log instead.
 """
 
 import logging
+from collections.abc import Callable
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -16,6 +17,8 @@ from starlette.responses import JSONResponse, Response
 from tidemill.core.errors import ConflictError, InvalidError, NotFoundError, RefusedError, TidemillError, UnavailableError
 
 logger = logging.getLogger(__name__)
+
+ErrorPage = Callable[[Request, int, str, str], Response]
 
 STATUS: tuple[tuple[type[TidemillError], int, str], ...] = (
     (InvalidError, 400, "change the request; the same one will fail again"),
@@ -52,28 +55,33 @@ def answer(status: int, error: str, hint: str) -> JSONResponse:
     return JSONResponse({"error": error, "hint": hint}, status_code=status, headers=headers)
 
 
+def _respond(request: Request, status: int, error: str, hint: str) -> Response:
+    page: ErrorPage | None = getattr(request.app.state, "error_page", None)
+    if page is not None and not request.url.path.startswith(("/api/", "/healthz", "/static/")):
+        return page(request, status, error, hint)
+    return answer(status, error, hint)
+
+
 def install(app: FastAPI) -> None:
-    """Map errors to answers on `app`."""
+    """Map errors to answers on `app`: JSON, or for the console's paths what `app.state.error_page` draws."""
 
     @app.exception_handler(TidemillError)
-    async def _ours(_request: Request, error: Exception) -> Response:
+    async def _ours(request: Request, error: Exception) -> Response:
         assert isinstance(error, TidemillError)
-        message, hint = split(error)
-        return answer(status_of(error)[0], message, hint)
+        return _respond(request, status_of(error)[0], *split(error))
 
     @app.exception_handler(RequestValidationError)
-    async def _shape(_request: Request, error: Exception) -> Response:
+    async def _shape(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        return answer(400, f"{where}: {first['msg']}", "see /api/v1/openapi.json for the shape of this request")
+        return _respond(request, 400, f"{where}: {first['msg']}", "see /api/v1/openapi.json for the shape of this request")
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return answer(
-            error.status_code, f"{request.method} {request.url.path}: {error.detail}", "see /api/v1/openapi.json for what there is"
-        )
+        said = f"{request.method} {request.url.path}: {error.detail}"
+        return _respond(request, error.status_code, said, "see /api/v1/openapi.json for what there is")
 
     @app.exception_handler(Exception)
     async def _bug(request: Request, error: Exception) -> Response:

@@ -11,12 +11,13 @@ from tidemill.ledger.store import Ledger
 from tidemill.monitoring.ports import LabelStore
 from tidemill.registry.ports import ModelRegistry
 from tidemill.serving.ports import PredictionLog
+from tidemill.serving.tokens import Access
 from tidemill.tracking.ports import Tracker
 from tidemill.validation.ports import Profiler, SchemaStore
 from tidemill.versioning.ports import TableStore
 
-Verify = Callable[[Ledger, str], str | None]
-"""The role of a bearer token, None when nobody made such a token."""
+Verify = Callable[[str], Access | None]
+"""Whose token it is, None when nobody made it: `serving.tokens.Tokens(ledger, clock).verify`."""
 
 Why = Callable[[Any, str], Mapping[str, Any]]
 """Everything behind one prediction id, as JSON values. Raises `NotFoundError`."""

@@ -1,1 +1,1 @@
-"""The web console."""
+"""The web console: server-rendered pages over the same reads as the API, with a little JavaScript of our own."""

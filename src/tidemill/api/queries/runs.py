@@ -110,3 +110,9 @@ def _side_by_side(columns: Sequence[dict[str, Any]]) -> list[Record]:
         row = [column.get(name) for column in columns]
         out.append({"name": name, "values": row, "differs": len(set(map(str, row))) > 1})
     return out
+
+
+def step_before(db: sa.Connection, step: Record) -> Record | None:
+    """The run of the same step before this one, None for the first."""
+    query = sa.select(schema.step_run).where(_S.step == step["step"], _S.node == step["node"], _S.at_us < step["at_us"])
+    return one(db, query.order_by(_S.at_us.desc()))

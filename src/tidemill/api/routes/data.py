@@ -14,6 +14,7 @@ from tidemill.api.routes.shared import Limit, Offset, Platform
 from tidemill.core.definitions import Table
 from tidemill.core.errors import InvalidError, NotFoundError, not_found
 from tidemill.core.instants import parse_instant
+from tidemill.serving.tokens import Access
 
 router = APIRouter(tags=["data"])
 MAX_ROWS = 10_000
@@ -80,9 +81,7 @@ Rows = Annotated[list[dict[str, Any]], Body(description="rows of the table; time
 
 
 @router.post("/tables/{name}/rows", status_code=202)
-def push(
-    platform: Platform, name: str, body: Rows, _role: Annotated[str, Depends(allow("data-engineer", "ml-engineer"))]
-) -> dict[str, Any]:
+def push(platform: Platform, name: str, body: Rows, _access: Annotated[Access, Depends(allow("ingest"))]) -> dict[str, Any]:
     """Append rows to the table's stream; they are durable when this answers, and counted when the loop has read them."""
     table = _table(platform, name)
     if not 1 <= len(body) <= MAX_ROWS:

@@ -12,6 +12,7 @@ from tidemill.api.routes.shared import Platform
 from tidemill.core.errors import InvalidError, not_found
 from tidemill.core.instants import parse_instant
 from tidemill.monitoring.ports import LabelRow
+from tidemill.serving.tokens import Access
 
 router = APIRouter(tags=["monitoring"])
 MAX_LABELS = 10_000
@@ -51,9 +52,7 @@ def coverage(platform: Platform, label: str) -> dict[str, Any]:
 
 
 @router.post("/labels", status_code=201, openapi_extra={"requestBody": {"content": {"application/json": {}}}})
-async def add(
-    request: Request, platform: Platform, role: Annotated[str, Depends(allow("data-scientist", "data-engineer", "ml-engineer"))]
-) -> dict[str, Any]:
+async def add(request: Request, platform: Platform, access: Annotated[Access, Depends(allow("ingest"))]) -> dict[str, Any]:
     """State labels: a JSON list of {"label", "key", "value", "event", "known"?}; a later statement of a key revises the earlier one."""
     try:
         stated = msgspec.json.decode(await request.body(), type=list[Statement])
@@ -61,18 +60,18 @@ async def add(
         raise InvalidError(f"the body is not a list of labels: {exc}") from None
     if not 1 <= len(stated) <= MAX_LABELS:
         raise InvalidError(f"send 1 to {MAX_LABELS:,} labels at a time, not {len(stated):,}")
-    rows = [_row(platform, item, role) for item in stated]
+    rows = [_row(platform, item, access.name) for item in stated]
     return {"new": platform.labels.write(rows), "stated": len(rows)}
 
 
-def _row(platform: Platform, item: Statement, role: str) -> LabelRow:
+def _row(platform: Platform, item: Statement, who: str) -> LabelRow:
     if item.label not in platform.definitions.labels:
         raise not_found("label", item.label, platform.definitions.labels)
     known_us = parse_instant(item.known) if item.known else platform.clock.now_us()
     event_us = parse_instant(item.event)
     if event_us > known_us:
         raise InvalidError(f"the label of {item.key!r} happened at {item.event}, after it was known; swap event and known")
-    return LabelRow(item.label, item.key, item.value, event_us, known_us, writer=f"api:{role}")
+    return LabelRow(item.label, item.key, item.value, event_us, known_us, writer=f"api:{who}")
 
 
 @router.get("/predictions/{prediction_id}")

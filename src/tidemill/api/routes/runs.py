@@ -31,9 +31,9 @@ def search(
     order_by: str,
     *,
     descending: bool = False,
-    metric: Names = [],
+    metric: Names = [],  # noqa: B006
     offset: Offset = 0,
-    limit: Limit = 50,  # noqa: B006
+    limit: Limit = 50,
 ) -> dict[str, Any]:
     """Runs ordered by the last value of a metric."""
     names = list(dict.fromkeys([order_by, *metric]))

@@ -4,7 +4,6 @@ from typing import Annotated
 
 from fastapi import Depends, Query, Request
 
-from tidemill.api.access import role_of
 from tidemill.api.needs import Needs
 
 
@@ -14,6 +13,5 @@ def _platform(request: Request) -> Needs:
 
 
 Platform = Annotated[Needs, Depends(_platform)]
-Reader = Annotated[str, Depends(role_of)]
 Offset = Annotated[int, Query(ge=0, description="rows to skip")]
 Limit = Annotated[int, Query(ge=1, le=200, description="rows to answer")]

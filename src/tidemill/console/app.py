@@ -1,0 +1,32 @@
+"""The console on the API's application: pages at `/`, data at `/api/v1`."""
+
+from __future__ import annotations
+
+from fastapi import Depends, FastAPI, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from tidemill.api.access import access_of
+from tidemill.console import login
+from tidemill.console.assets import static
+from tidemill.console.headers import SafeHeaders
+from tidemill.console.pages import data, decisions, explain, features, loop, models, monitoring, prediction, replay, run, runs, services
+from tidemill.console.render import page
+
+PAGES = (loop, data, features, explain, runs, run, models, services, monitoring, decisions, replay, prediction)
+
+
+def mount(app: FastAPI) -> None:
+    """Add the console to an application that `build_api` made."""
+    app.state.error_page = _error_page
+    app.add_middleware(SafeHeaders)
+    app.router.routes.append(Route("/static/{name}", static, methods=["GET"]))
+    app.include_router(login.router)
+    for part in PAGES:
+        app.include_router(part.router, dependencies=[Depends(access_of)])
+
+
+def _error_page(request: Request, status: int, error: str, hint: str) -> Response:
+    if status == 401:
+        return login.to_login(request)
+    return page(request, "error.html", "", code=status, error=error, hint=hint)

@@ -1,0 +1,75 @@
+"""Drift and labelled quality over time, with intervals, coverage and the deployments between."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from tidemill.api.queries import monitoring, services
+from tidemill.console import plots
+from tidemill.console.draw.spark import sparkline
+from tidemill.console.render import page, platform_of
+from tidemill.core.definitions import Service
+from tidemill.core.instants import DAY_US
+
+router = APIRouter(include_in_schema=False)
+DRIFT = "psi:"
+DAYS = 400
+
+
+@router.get("/monitoring")
+def monitors(request: Request, service: str = "", objective: str = "") -> Response:
+    """One service's objectives; labelled quality first."""
+    platform = platform_of(request)
+    with platform.ledger.read() as db:
+        names = services.names(db, list(platform.definitions.services))
+        name = service or (names[0] if names else "")
+        definition = platform.definitions.services.get(name)
+        known = monitoring.objectives(db, name)
+        labelled = [o["objective"] for o in known if not o["objective"].startswith(DRIFT)]
+        chosen = objective or (definition.gate.metric if definition and definition.gate.metric in labelled else (labelled or [""])[0])
+        rows = _same_length(monitoring.series(db, name, chosen))[-DAYS:]
+        worst = [w for w in monitoring.worst(db, name, DRIFT, limit=13) if w["objective"] != "psi:max"]
+        drift = _same_length(monitoring.series(db, name, "psi:max", limit=400))
+        history = services.history(db, name, limit=60).items
+        for item in worst:
+            past = monitoring.series(db, name, item["objective"], limit=60)
+            item["spark"] = sparkline([p["value"] for p in past], label=f"Drift of {item['objective'][len(DRIFT) :]}", width=150, height=28)
+    threshold = _threshold(definition)
+    return page(
+        request, "monitoring.html", "monitoring", names=names, name=name, known=labelled, chosen=chosen, last=rows[-1] if rows else None, worst=worst,
+        threshold=threshold, plots=_charts(chosen, rows, drift, history, threshold), definition=definition,
+    )  # fmt: skip
+
+
+def _same_length(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The windows of the commonest length, so that days are not drawn beside weeks; of several versions in one window all stay."""
+    lengths = Counter(row["until_us"] - row["from_us"] for row in rows)
+    if not lengths:
+        return []
+    usual = max(lengths, key=lambda length: (lengths[length], -length))
+    return [row for row in rows if row["until_us"] - row["from_us"] == usual]
+
+
+def _charts(
+    chosen: str, rows: list[dict[str, Any]], drift: list[dict[str, Any]], history: list[dict[str, Any]], threshold: float | None
+) -> dict[str, Any]:
+    charts = {}
+    if rows:
+        marks = [
+            (d["since_us"], f"v{d['version']}")
+            for d in history
+            if d["role"] in ("live", "retired") and d["since_us"] >= rows[0]["from_us"] - 30 * DAY_US
+        ]
+        charts["quality"] = plots.quality(chosen, rows, marks)
+        charts["coverage"] = plots.coverage(rows)
+    if drift:
+        charts["drift"] = plots.drift(drift, threshold)
+    return charts
+
+
+def _threshold(service: Service | None) -> float | None:
+    return next((t.threshold for t in service.retrain if t.kind == "drift"), None) if service else None

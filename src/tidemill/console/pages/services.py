@@ -1,0 +1,70 @@
+"""Services: who answers, how fast, and how far a rollout has come."""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import islice
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from tidemill.api.needs import Needs
+from tidemill.api.queries import decisions, services, state
+from tidemill.api.queries.times import as_of
+from tidemill.console import plots
+from tidemill.console.draw.spark import histogram, shares
+from tidemill.console.evidence import looks
+from tidemill.console.figures import latency
+from tidemill.console.render import page, platform_of
+from tidemill.core.errors import UnavailableError
+from tidemill.core.instants import DAY_US, HOUR_US
+from tidemill.serving.ports import Prediction
+
+router = APIRouter(include_in_schema=False)
+SAMPLE = 500
+
+
+@router.get("/services")
+def listing(request: Request, service: str = "", offset: int = 0) -> Response:
+    """One service at a time; with one service that is all there is."""
+    platform = platform_of(request)
+    with platform.ledger.read() as db:
+        now_us = as_of(db, platform.clock)
+        names = services.names(db, list(platform.definitions.services))
+        name = service or (names[0] if names else "")
+        current = services.current(db, name)
+        history = services.history(db, name, offset=offset, limit=20)
+        made = decisions.listing(db, service=name, limit=40).items
+        health = state.find(db, f"serving:{name}")
+    answered = _recent(platform, name, now_us) if name else []
+    shown = latency([p.latency_us for p in answered])
+    sequence = next(
+        ((d, looks(d["evidence"])) for d in made if d["kind"] in ("rollout", "rollback") and len(looks(d["evidence"])) > 1), None
+    )
+    return page(
+        request, "services.html", "services", now_us=now_us, names=names, name=name, definition=platform.definitions.services.get(name), current=current,
+        history=history, health=health, answered=answered, latency=shown, sequence=sequence and sequence[0], recent=answered[-12:][::-1],
+        split=shares([(f"v{d['version']} {d['role']}", d["role"], d["weight"]) for d in current if d["weight"]], label="Traffic split", width=720),
+        spread=histogram(shown["edges"], shown["counts"], label="Latency of the last answers", width=420) if shown else "",
+        rollout=[d for d in made if d["kind"] in ("rollout", "rollback")][:8],
+        plots={"sequence": plots.sequence(sequence[1], _margin(platform, name))} if sequence else {},
+    )  # fmt: skip
+
+
+def _margin(platform: Needs, name: str) -> float:
+    found = platform.definitions.services.get(name)
+    return found.rollout.margin if found else 0.0
+
+
+def _recent(platform: Needs, name: str, now_us: int) -> list[Prediction]:
+    """The last answers, from the youngest hour or day that has any."""
+    for reach in (HOUR_US, DAY_US):
+        try:
+            found: Any = platform.log.read(name, from_us=now_us - reach, until_us=now_us + 1, roles=("live", "canary"))
+            rows = list(deque(islice(found, 20_000), maxlen=SAMPLE))
+        except UnavailableError:
+            return []
+        if rows:
+            return rows
+    return []
