@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from pyiceberg.catalog.sql import IcebergTables, SqlCatalog
+from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import CommitFailedException, NoSuchTableError
 from pyiceberg.io import FileIO
 from pyiceberg.table import CommitTableResponse, Table
@@ -18,10 +17,15 @@ from pyiceberg.table.metadata import TableMetadata
 from tidemill.core.errors import not_found
 from tidemill.ledger.opening import sqlite_path
 from tidemill.ledger.queue import WriteQueue, queue_for
+from tidemill.versioning.embedded import disk
 
 NAME = "tidemill"
 """The catalog's name. Other engines must use the same one: under another they see an empty catalog, without an error."""
 NAMESPACE = "lake"
+
+_LOCATION = sa.text(
+    "SELECT metadata_location FROM iceberg_tables WHERE catalog_name = :catalog AND table_namespace = :namespace AND table_name = :name"
+)
 
 
 class LocalCatalog(SqlCatalog):
@@ -44,8 +48,8 @@ class LocalCatalog(SqlCatalog):
                 self.create_namespace(NAMESPACE)
 
     @contextlib.contextmanager
-    def _turn(self) -> Iterator[None]:
-        """Be the only writer of the database; what was committed is on disk afterwards."""
+    def _turn(self, *, durable: bool = True) -> Iterator[None]:
+        """Be the only writer of the database; what was committed survives a killed process, and a power cut when `durable`."""
         if self._queue is None:
             yield
             return
@@ -56,7 +60,8 @@ class LocalCatalog(SqlCatalog):
             committed = True
         finally:
             number = self._queue.leave(committed=committed)
-        self._queue.settle(number)
+        if durable:
+            self._queue.settle(number)
 
     def tables(self) -> list[str]:
         """Names of all tables."""
@@ -77,17 +82,16 @@ class LocalCatalog(SqlCatalog):
         return held
 
     def _location(self, name: str) -> str | None:
-        query = sa.select(IcebergTables.metadata_location).where(
-            IcebergTables.catalog_name == NAME, IcebergTables.table_namespace == NAMESPACE, IcebergTables.table_name == name
-        )
         with self.engine.connect() as db:
-            location: str | None = db.execute(query).scalar()
+            location: str | None = db.execute(_LOCATION, {"catalog": NAME, "namespace": NAMESPACE, "name": name}).scalar()
         return location
 
-    def commit_table(self, table: Table, requirements: tuple[Any, ...], updates: tuple[Any, ...]) -> CommitTableResponse:
+    def commit_table(
+        self, table: Table, requirements: tuple[Any, ...], updates: tuple[Any, ...], *, durable: bool = True
+    ) -> CommitTableResponse:
         """Commit to the table as `table` knows it. Raises pyiceberg's `CommitFailedException` when somebody else was first."""
         name = self.table_name_from(table.name())
-        with self._turn():
+        with self._turn(durable=durable):
             if self._location(name) != table.metadata_location:
                 raise CommitFailedException(f"{name} was changed by another writer")
             response = super().commit_table(table, requirements, updates)
@@ -95,38 +99,13 @@ class LocalCatalog(SqlCatalog):
         for gone in {entry.metadata_file for entry in table.metadata.metadata_log} - {
             e.metadata_file for e in response.metadata.metadata_log
         }:
-            local(gone).unlink(missing_ok=True)
+            disk.local(gone).unlink(missing_ok=True)
         return response
 
     @staticmethod
     def _write_metadata(metadata: TableMetadata, io: FileIO, metadata_path: str) -> None:  # noqa: ARG004 - pyiceberg's signature
-        write_synced(local(metadata_path), metadata.model_dump_json(exclude_none=True).encode())
-
-
-def local(location: str) -> Path:
-    """The path of a location."""
-    return Path(location.removeprefix("file://"))
-
-
-def write_synced(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, and have it on disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Have the names in a folder on disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        disk.write(disk.local(metadata_path), metadata.model_dump_json(exclude_none=True).encode())
+        disk.sync()
 
 
 def _pragmas(connection: Any, _record: Any) -> None:

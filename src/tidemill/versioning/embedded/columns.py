@@ -50,12 +50,7 @@ def conform(rows: pa.Table, schema: pa.Schema, table: str) -> pa.Table:
     Raises:
         InvalidError: columns that the table does not have, or values that do not fit a column's type without loss.
     """
-    if unknown := sorted(set(rows.column_names) - set(schema.names)):
-        raise InvalidError(
-            f"the table {table!r} has no column {', '.join(map(repr, unknown))}; it has {', '.join(schema.names)}. Rename the column, "
-            "or add it to the table with create()"
-        )
-    storable(rows.schema)
+    check(rows.schema, schema, table)
     columns = []
     for field in schema:
         if field.name in rows.column_names:
@@ -63,6 +58,16 @@ def conform(rows: pa.Table, schema: pa.Schema, table: str) -> pa.Table:
         else:
             columns.append(pa.nulls(rows.num_rows, field.type))
     return pa.table(columns, schema=schema)
+
+
+def check(given: pa.Schema, schema: pa.Schema, table: str) -> None:
+    """Whether columns are of a table. Raises `InvalidError` naming those that are not."""
+    if unknown := sorted(set(given.names) - set(schema.names)):
+        raise InvalidError(
+            f"the table {table!r} has no column {', '.join(map(repr, unknown))}; it has {', '.join(schema.names)}. Rename the column, "
+            "or add it to the table with create()"
+        )
+    storable(given)
 
 
 def _cast(column: pa.ChunkedArray, field: pa.Field, table: str) -> pa.ChunkedArray:

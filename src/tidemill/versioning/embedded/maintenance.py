@@ -19,8 +19,8 @@ from pyiceberg.table import Table
 from pyiceberg.table.refs import SnapshotRefType
 from pyiceberg.table.snapshots import Operation, Snapshot
 
-from tidemill.versioning.embedded import memory
-from tidemill.versioning.embedded.catalog import LocalCatalog, local, write_synced
+from tidemill.versioning.embedded import disk, memory
+from tidemill.versioning.embedded.catalog import LocalCatalog
 from tidemill.versioning.embedded.history import (
     MAIN,
     add,
@@ -63,12 +63,12 @@ def maintain(table: Table, catalog: LocalCatalog, *, now_us: int, keep_us: int) 
     updates: list[Any] = []
     if compacted is not None:
         updates += [add(compacted), point(MAIN, compacted.snapshot_id)]
-    note = local(f"{table.location()}/metadata/garbage-{snapshot_id('garbage', table.metadata_location)}.json")
+    note = disk.local(f"{table.location()}/metadata/garbage-{snapshot_id('garbage', table.metadata_location)}.json")
     garbage: set[str] = set()
     if expired:
         updates += [set_property(memory.PROPERTY, _remember(table, head)), expire([s.snapshot_id for s in expired])]
         garbage = _garbage(table, expired, compacted)
-        write_synced(note, json.dumps(sorted(garbage)).encode())
+        disk.write(note, json.dumps(sorted(garbage)).encode())
     if updates:
         catalog.commit_table(table, (), tuple(updates))
         counts["files_removed"] = _delete(garbage, note)
@@ -138,7 +138,7 @@ def _groups(files: Sequence[ManifestEntry]) -> Iterator[list[ManifestEntry]]:
 
 def _read(table: Table, entry: ManifestEntry) -> pa.Table:
     """The rows of a file in the table's columns."""
-    rows = pq.ParquetFile(local(entry.data_file.file_path)).read()
+    rows = pq.ParquetFile(disk.local(entry.data_file.file_path)).read()
     schema = schema_to_pyarrow(table.schema(), include_field_ids=False)
     columns = [rows.column(f.name).cast(f.type) if f.name in rows.column_names else pa.nulls(rows.num_rows, f.type) for f in schema]
     return pa.table(columns, schema=schema)
@@ -180,7 +180,7 @@ def _files(table: Table, snapshots: Iterable[Snapshot]) -> set[str]:
 
 def _sweep(table: Table) -> None:
     """Finish deletions that were cut off."""
-    notes = list(Path(local(f"{table.location()}/metadata")).glob("garbage-*.json"))
+    notes = list(Path(disk.local(f"{table.location()}/metadata")).glob("garbage-*.json"))
     if not notes:
         return
     needed = _files(table, table.metadata.snapshots) | {table.properties.get(memory.PROPERTY, "")}
@@ -190,6 +190,6 @@ def _sweep(table: Table) -> None:
 
 def _delete(locations: set[str], note: Path) -> int:
     for location in locations:
-        local(location).unlink(missing_ok=True)
+        disk.local(location).unlink(missing_ok=True)
     note.unlink(missing_ok=True)
     return len(locations)

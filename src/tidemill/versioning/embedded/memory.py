@@ -12,7 +12,7 @@ from hashlib import sha256
 from cachetools import LRUCache
 from pyiceberg.table import Table
 
-from tidemill.versioning.embedded.catalog import local, write_synced
+from tidemill.versioning.embedded import disk
 
 PROPERTY = "tidemill.remembered"
 _SIZE = 12
@@ -28,7 +28,7 @@ def extend(table: Table, names: Iterable[tuple[str, str]], stem: str) -> str:
     """Write a file that remembers (kind, name) pairs besides what is remembered already; return what to set the property to."""
     marks = _load(table) | {_mark(kind, name) for kind, name in names}
     location = f"{table.location()}/metadata/remembered-{stem}.bin"
-    write_synced(local(location), b"".join(sorted(marks)))
+    disk.write(disk.local(location), b"".join(sorted(marks)))
     return location
 
 
@@ -42,6 +42,6 @@ def _load(table: Table) -> frozenset[bytes]:
         return frozenset()
     found = _known.get(location)
     if found is None:
-        data = local(location).read_bytes()
+        data = disk.local(location).read_bytes()
         found = _known[location] = frozenset(data[i : i + _SIZE] for i in range(0, len(data), _SIZE))
     return found

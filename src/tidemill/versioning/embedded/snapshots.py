@@ -36,7 +36,7 @@ from pyiceberg.table.snapshots import Operation, Snapshot, Summary
 from pyiceberg.typedef import Record
 
 from tidemill.core import digests
-from tidemill.versioning.embedded.catalog import local, write_synced
+from tidemill.versioning.embedded import disk
 from tidemill.versioning.embedded.columns import conform
 
 BATCH, AT, BRANCH, FORK = "tidemill.batch", "tidemill.at-us", "tidemill.branch", "tidemill.fork"
@@ -83,7 +83,7 @@ def write_rows(table: Table, rows: pa.Table, name: str) -> DataFile:
         writer.write_table(conform(rows, writer.schema, str(table.name()[-1])))
     body = sink.getvalue()
     path = f"{table.location()}/data/{name}.parquet"
-    write_synced(local(path), body)
+    disk.write(disk.local(path), body)
     statistics = data_file_statistics_from_parquet_metadata(
         writer.writer.metadata, compute_statistics_plan(schema, table.properties), parquet_path_to_id_mapping(schema)
     )
@@ -129,6 +129,8 @@ def write_snapshot(
     path = f"{table.location()}/metadata/snap-{identity}.avro"
     with write_manifest_list(2, table.io.new_output(path), identity, before, sequence, "deflate") as writer:
         writer.add_manifests(lists)
+    for location in (path, *(manifest.manifest_path for manifest in lists[len(kept) :])):
+        disk.written(disk.local(location))
     made: Snapshot = _snapshot(
         snapshot_id=identity,
         parent_snapshot_id=before,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,9 +18,9 @@ from pyiceberg.table.snapshots import Snapshot as IcebergSnapshot
 from tidemill.core.clock import Clock
 from tidemill.core.errors import ConflictError, InvalidError, NotFoundError, not_found
 from tidemill.ledger.queue import queue_for
-from tidemill.versioning.embedded import maintenance, memory
-from tidemill.versioning.embedded.catalog import NAMESPACE, LocalCatalog, local
-from tidemill.versioning.embedded.columns import storable
+from tidemill.versioning.embedded import disk, maintenance, memory
+from tidemill.versioning.embedded.catalog import NAMESPACE, LocalCatalog
+from tidemill.versioning.embedded.columns import check, storable
 from tidemill.versioning.embedded.history import MAIN, add, at_us, drop_name, fact, history, id_of, own_snapshots, point
 from tidemill.versioning.embedded.snapshots import (
     AT,
@@ -39,6 +40,7 @@ from tidemill.versioning.ports import Scan, Snapshot
 T = TypeVar("T")
 _PROPERTIES = {"format-version": "2", "write.metadata.previous-versions-max": "8", "write.parquet.compression-codec": "zstd"}
 _ATTEMPTS = 20
+_TABLE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
 class IcebergTableStore:
@@ -79,7 +81,7 @@ class IcebergTableStore:
     def scan(self, table: str, at: int | str | None = None) -> Scan:
         held = self._catalog.table(table)
         snapshot, schema = _at(held, at)
-        paths = tuple(str(local(entry.data_file.file_path)) for entry in live(held, snapshot))
+        paths = tuple(str(disk.local(entry.data_file.file_path)) for entry in live(held, snapshot))
         return Scan(table, id_of(snapshot), schema_to_pyarrow(schema, include_field_ids=False), paths)
 
     def snapshots(self, table: str | None = None) -> list[Snapshot]:
@@ -132,17 +134,18 @@ class IcebergTableStore:
         parent = held.metadata.snapshot_by_id(ref.snapshot_id) if ref else head
         fork = fact(parent, FORK) if ref and branch != MAIN else str(id_of(head) or "")
         identity = snapshot_id(_name(held), batch, branch, id_of(parent))
-        file = write_rows(held, rows, str(identity))
+        check(rows.schema, schema_to_pyarrow(held.schema(), include_field_ids=False), _name(held))
         snapshot = write_snapshot(
             held,
             identity,
             parent,
             sequence=held.metadata.next_sequence_number(),
             kept=manifests(held, parent),
-            new=[added(file)] if rows.num_rows else [],
+            new=[added(write_rows(held, rows, str(identity)))] if rows.num_rows else [],
             properties={BATCH: batch, BRANCH: branch, FORK: fork, AT: str(self._clock.now_us())},
         )
-        return _shown(self._commit(held, (add(snapshot), point(branch, identity))), snapshot)
+        made = self._commit(held, (add(snapshot), point(branch, identity)), durable=branch == MAIN)  # a branch may be appended to again
+        return _shown(made, snapshot)
 
     def _publish(self, held: Table, branch: str) -> Snapshot:
         head, tip = held.metadata.current_snapshot(), held.metadata.snapshot_by_name(branch)
@@ -196,6 +199,8 @@ class IcebergTableStore:
 
     @contextlib.contextmanager
     def _turn(self, table: str) -> Iterator[None]:
+        if not _TABLE.fullmatch(table):  # it names files
+            raise not_found("table", table, self._catalog.tables())
         queue = queue_for(self._locks / table)
         queue.enter()
         try:
@@ -205,15 +210,14 @@ class IcebergTableStore:
 
     def _change(self, table: str, attempt: Callable[[Table], T]) -> T:
         """Do it on the table as it is; again, on what it became, when another engine commits in between."""
-        self._catalog.table(table)
         with self._turn(table):
             for _ in range(_ATTEMPTS):
                 with contextlib.suppress(CommitFailedException):
                     return attempt(self._catalog.table(table))
         raise ConflictError(f"other writers changed the table {table!r} {_ATTEMPTS} times in a row; nothing was written, try again")
 
-    def _commit(self, held: Table, updates: tuple[Any, ...]) -> Table:
-        self._catalog.commit_table(held, (), updates)
+    def _commit(self, held: Table, updates: tuple[Any, ...], *, durable: bool = True) -> Table:
+        self._catalog.commit_table(held, (), updates, durable=durable)
         return self._catalog.table(_name(held))
 
 
