@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from time import perf_counter
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -27,6 +28,8 @@ from tidemill.versioning.ports import TableStore
 logger = logging.getLogger(__name__)
 
 Auditing = Callable[[str, pa.Table], Audit]
+
+_SCHEMAS: WeakKeyDictionary[TableStore, dict[str, pa.Schema]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,16 +163,23 @@ def _take(work: _Work, batch: Batch) -> _Outcome:
         return _Outcome(batch, batch.rows, anomalies, audit.profile, branch=branch if ahead else None, columns=columns)
     if not ahead:
         tables.create(name, rows.schema)
+        _SCHEMAS[tables].pop(name, None)
         tables.append(name, rows, batch=batch.id, branch=branch)
     return _Outcome(batch, rows, (), audit.profile, tables.publish(name, branch).id)
 
 
 def _schema(tables: TableStore, name: str) -> pa.Schema:
-    """The table's schema, without columns when there is no such table yet."""
-    try:
-        return tables.scan(name).schema
-    except NotFoundError:
-        return pa.schema([])
+    """The table's schema, without columns when there is no such table yet.
+
+    Remembered per store, for tables only ever gain columns, and a column that is not remembered is merely created again.
+    """
+    known = _SCHEMAS.setdefault(tables, {})
+    if name not in known:
+        try:
+            known[name] = tables.scan(name).schema
+        except NotFoundError:
+            return pa.schema([])
+    return known[name]
 
 
 def _once(anomalies: tuple[Anomaly, ...]) -> tuple[Anomaly, ...]:

@@ -6,9 +6,11 @@ instant; any other name from the file's modification time. Files are read in the
 write it under another name first (starting with `.` or `_`, or ending in `.part` or `.tmp`: those are passed over), then rename it.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from itertools import accumulate
 from pathlib import Path
@@ -42,27 +44,24 @@ class FilesSource:
         self._table = table
 
     def read(self, *, after: str | None, until_us: int) -> Iterator[Batch]:
-        files = self._list()
-        marks = list(accumulate((f.name for f in files), _chain, initial=""))[1:]
+        files = self._list(until_us)
+        marks = list(accumulate((file.name for file in files), _chain, initial=""))[1:]
         behind = _behind(files, after)
         again = behind > 0 and after != _cursor(files[behind - 1], marks[behind - 1])
         for index in range(0 if again else behind, len(files)):
-            if files[index].available_us > until_us:
-                return
             cursor = _cursor(files[index], marks[index]) if index >= behind - 1 else after
             yield self._batch(files[index], str(cursor))
 
-    def _list(self) -> list[_File]:
-        """Every file that is a batch, in order."""
+    def _list(self, until_us: int) -> list[_File]:
+        """Every file that has come as a batch, in order."""
         try:
-            if not self._folder.is_dir():
-                return []
-            found = [
-                path for path in self._folder.iterdir() if suffix(path.name) in READERS and path.name[0] not in "._" and path.is_file()
-            ]
-            return sorted(_File(available_us(path), path.name) for path in found)
+            with os.scandir(self._folder) as entries:
+                found = [_File(_available_us(entry), entry.name) for entry in entries if _is_batch(entry.name) and entry.is_file()]
+        except FileNotFoundError:
+            return []
         except OSError as exc:
             raise UnavailableError(f"the folder {self._folder} of table {self._table.name!r} cannot be listed: {exc}") from exc
+        return sorted((file for file in found if file.available_us <= until_us), key=lambda file: (file.available_us, file.name))
 
     def _batch(self, file: _File, cursor: str) -> Batch:
         path = self._folder / file.name
@@ -79,15 +78,26 @@ class FilesSource:
             raise UnreadableError(message, id=batch_id, cursor=cursor, available_us=file.available_us, origin=file.name) from exc
 
 
-def available_us(path: Path) -> int:
+def _is_batch(name: str) -> bool:
+    return suffix(name) in READERS and name[0] not in "._"
+
+
+def _available_us(entry: "os.DirEntry[str]") -> int:
     """When a file came, by its name or else by its modification time."""
-    if stamp := _STAMP.match(path.name):
-        day, hour, minute, second = stamp.groups()
-        try:
-            return parse_instant(f"{day}T{hour}:{minute}:{second or '00'}Z") if hour else parse_instant(day) + DAY_US
-        except InvalidError:  # 2013-02-30: no date after all
-            pass
-    return path.stat().st_mtime_ns // 1000
+    stamp = stamp_us(entry.name)
+    return entry.stat().st_mtime_ns // 1000 if stamp is None else stamp
+
+
+@lru_cache(maxsize=100_000)
+def stamp_us(name: str) -> int | None:
+    """The instant from which a file counts by its name; None when the name says nothing."""
+    if not (stamp := _STAMP.match(name)):
+        return None
+    day, hour, minute, second = stamp.groups()
+    try:
+        return parse_instant(f"{day}T{hour}:{minute}:{second or '00'}Z") if hour else parse_instant(day) + DAY_US
+    except InvalidError:  # 2013-02-30: no date after all
+        return None
 
 
 def _behind(files: list[_File], cursor: str | None) -> int:
@@ -106,5 +116,6 @@ def _cursor(file: _File, mark: str) -> str:
     return f"{format_instant(file.available_us)} {mark} {file.name}"
 
 
+@lru_cache(maxsize=100_000)
 def _chain(before: str, name: str) -> str:
     return blake2b(f"{before}/{name}".encode(), digest_size=8).hexdigest()
