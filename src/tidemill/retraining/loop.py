@@ -17,7 +17,7 @@ import pyarrow.dataset as ds
 import sqlalchemy as sa
 
 from tidemill import ingestion, monitoring, validation
-from tidemill.core import digests
+from tidemill.core import digests, ids
 from tidemill.core.definitions import Label, Service, Table
 from tidemill.core.instants import DAY_US
 from tidemill.ingestion import IngestReport
@@ -130,11 +130,9 @@ def reconcile(loop: Loop, service: Service) -> list[Any]:
 
 def launch(loop: Loop, cause: Cause) -> None:
     """Run the service's pipeline for a cause, here and now."""
-    from tidemill.core import ids
-
     service = loop.definitions.service(cause.service)
     graph = service.pipeline.graph(until=cause.at_us)
-    loop.executor.run(graph, run_id=ids.derive("run", cause.id), cause_id=cause.id, service=service.name)
+    loop.executor.run(graph, run_id=cause.run_id or ids.derive("run", cause.id), cause_id=cause.id, service=service.name)
 
 
 def maintain(loop: Loop, *, every: int) -> None:

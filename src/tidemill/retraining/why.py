@@ -85,10 +85,10 @@ def _run(ledger: Ledger, run_id: str) -> dict[str, Any] | None:
     return run
 
 
-def _plain(row: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _plain(row: sa.RowMapping | None) -> dict[str, Any] | None:
     if row is None:
         return None
-    return {key: from_json(value) if key in _JSON_COLUMNS else value for key, value in row.items()}
+    return {str(key): from_json(value) if key in _JSON_COLUMNS else value for key, value in row.items()}
 
 
 def _features(loop: Loop, view: FeatureView, answer: Prediction, limit: int) -> list[dict[str, Any]]:

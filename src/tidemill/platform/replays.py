@@ -1,0 +1,125 @@
+"""Sets up a replay: one platform per policy on one clock, all sharing data, features and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from tidemill.core.clock import ReplayClock
+from tidemill.core.definitions import Service
+from tidemill.core.errors import InvalidError
+from tidemill.core.instants import DAY_US
+from tidemill.ledger import schema
+from tidemill.platform.root import Platform
+
+if TYPE_CHECKING:
+    from tidemill.retraining.replay import Lane, Replay
+
+Progress = Callable[[int, int, str], None]
+
+
+def replay(
+    project: Path,
+    *,
+    from_us: int,
+    until_us: int,
+    policies: Sequence[str],
+    overrides: Sequence[str] = (),
+    service: str | None = None,
+    progress: Progress = lambda _done, _of, _what: None,
+    home: Path | None = None,
+) -> Mapping[str, Any]:
+    """Replay history under each policy and compare them.
+
+    Args:
+        project: the project's folder.
+        from_us: first instant to serve.
+        until_us: where to stop, not included.
+        policies: names of `conf/retraining/*.yaml`; the first one's ledger, models and predictions are the project's own.
+        overrides: Hydra overrides for all of them.
+        service: which service; the only one when None.
+        progress: told (ticks done, ticks in all, the day).
+        home: where the project's files go, instead of the configured home.
+
+    Returns:
+        The summary, as the console's replay page reads it.
+
+    Raises:
+        InvalidError: the times are the wrong way round, or the project has a life of its own that a replay would mix with.
+    """
+    from tidemill.retraining import replay as history
+
+    prepared, platforms = prepare(project, from_us=from_us, until_us=until_us, policies=policies, overrides=overrides, service=service, home=home)
+    try:
+        return history.run(prepared, progress)
+    finally:
+        for platform in reversed(platforms):
+            platform.close()
+
+
+def prepare(
+    project: Path,
+    *,
+    from_us: int,
+    until_us: int,
+    policies: Sequence[str],
+    overrides: Sequence[str] = (),
+    service: str | None = None,
+    home: Path | None = None,
+) -> tuple[Replay, list[Platform]]:
+    """Open a platform per policy, read the world, and set everything up for `tidemill.retraining.replay.run`."""
+    from tidemill.features import apply_on_demand
+    from tidemill.retraining import replay as history
+    from tidemill.retraining import world
+    from tidemill.serving import compile_plan
+
+    if until_us <= from_us:
+        raise InvalidError("the replay would end before it starts; --to must be after --from")
+    names = list(dict.fromkeys(policies))
+    clock = ReplayClock(0)
+    main = Platform.open(project, [*overrides, f"retraining={names[0]}"], clock=clock, home=home)
+    asked = main.definitions.service(service)
+    _refuse_mixing(main, asked)
+    others = [
+        Platform.open(project, [*overrides, f"retraining={name}"], clock=clock, home=main.home / "replay" / name, share=main) for name in names[1:]
+    ]
+    platforms = [main, *others]
+    past = world.from_sources(main.definitions.tables, main.sources, main.auditor)
+    if asked.spine.name not in past:
+        raise InvalidError(f"there are no rows in {asked.spine.source!r} to replay; write the data first, then replay")
+    first = min(int(track.known_us[0]) for name, track in past.items() if name != asked.spine.name or len(past) == 1)
+    plan = compile_plan(asked, main.processor, apply_on_demand)
+    prepared = history.Replay(
+        service=asked,
+        clock=clock,
+        world=past,
+        plan=plan,
+        lanes=[_lane(name, platform, asked, plan) for name, platform in zip(names, platforms, strict=True)],
+        primary=names[0],
+        from_us=from_us,
+        until_us=until_us,
+        first_us=min(first // DAY_US * DAY_US, from_us),
+    )
+    return prepared, platforms
+
+
+def _lane(name: str, platform: Platform, service: Service, plan: Any) -> Lane:
+    from tidemill.retraining.replay import Lane
+    from tidemill.serving import Scorer
+
+    scorer = Scorer(service, plan, platform.router, platform.runtime, platform.registry, platform.blobs, platform.log)
+    return Lane(name, platform.loop, scorer)
+
+
+def _refuse_mixing(platform: Platform, service: Service) -> None:
+    """A home with runs that no replay made is a project in use."""
+    with platform.ledger.read() as db:
+        runs = db.execute(sa.select(sa.func.count()).select_from(schema.run).where(schema.run.c.service == service.name)).scalar_one()
+        replays = db.execute(sa.select(sa.func.count()).select_from(schema.state).where(schema.state.c.name.like("replay-tick:%"))).scalar_one()
+    if runs and not replays:
+        raise InvalidError(
+            f"{platform.home} holds {runs} runs of the present; replay into a home of its own: add -o home=.tidemill-replay"
+        )
