@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from tidemill.core import digests
+from tidemill.core.arrow import read_table, table_bytes
 from tidemill.core.errors import InvalidError
 from tidemill.pipelines.ports import Codec
 from tidemill.versioning.ports import BlobStore
@@ -115,23 +116,6 @@ class ArrayCodec:
 def default_codecs() -> tuple[Codec, ...]:
     """The codecs for values that belong to no stage."""
     return (BytesCodec(), JsonCodec(), ArrowCodec(), ArrayCodec())
-
-
-def table_bytes(table: pa.Table) -> bytes:
-    """A table as Arrow IPC file bytes that depend on its content alone, not on how it is cut into chunks or sliced."""
-    if table.num_rows:
-        table = table.take(pa.array(np.arange(table.num_rows)))  # fresh buffers: no offsets, no padding of others
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, table.schema) as writer:
-        for batch in table.combine_chunks().to_batches():
-            writer.write_batch(batch)
-    return bytes(sink.getvalue())
-
-
-def read_table(path: str) -> pa.Table:
-    """Map an Arrow IPC file into memory."""
-    with pa.memory_map(path) as file:
-        return pa.ipc.open_file(file).read_all()
 
 
 def _plain(value: Any) -> Any:

@@ -1,1 +1,25 @@
 """Training sets and models."""
+
+from tidemill.training.codecs import ModelCodec, TrainingSetCodec
+from tidemill.training.learners import deterministic, lightgbm_model, score
+from tidemill.training.measure import ModelEvaluator
+from tidemill.training.package import pack_model, read_model
+from tidemill.training.rows import encode
+from tidemill.training.source import FrameSource
+from tidemill.training.steps import evaluate, holdout, training_set
+
+__all__ = [
+    "FrameSource",
+    "ModelCodec",
+    "ModelEvaluator",
+    "TrainingSetCodec",
+    "deterministic",
+    "encode",
+    "evaluate",
+    "holdout",
+    "lightgbm_model",
+    "pack_model",
+    "read_model",
+    "score",
+    "training_set",
+]

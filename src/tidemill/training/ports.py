@@ -19,6 +19,7 @@ class TrainingSet:
 
     `table` holds `id` (the spine's key), `at`, the feature columns and `label` (float64, never null). `features` are the model's input
     columns in order; `categories` maps each text column to its values in code order. `snapshots` maps each source table to the snapshot read.
+    `holdout_us`: where `holdout` cut it. Neither `snapshots` nor `meta` (how it came about) are part of its content or digest.
     """
 
     service: str
@@ -28,6 +29,7 @@ class TrainingSet:
     until_us: int
     snapshots: Mapping[str, int] = field(default_factory=dict)
     holdout_us: int | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -61,4 +63,35 @@ class Trainer(Protocol):
 
     def run(self, function: Callable[..., Any], args: Sequence[Any], *, cpus: float = 1.0, timeout_s: float | None = None) -> Any:
         """Call an importable `function(*args)` there and wait."""
+        ...
+
+
+class TrainingSource(Protocol):
+    """Makes training sets from published tables, features and labels.
+
+    Guarantees, each checked by `tidemill.testing.training.TrainingSourceContract`:
+        timeless: the set for a past instant is the same whatever became known after it.
+        labelled: every row has a label that was known by then, in time order.
+        leak-free: a row stands in the set as it was known at its own time `at`, and no row is of a later time.
+        versioned: equal `versions` mean an equal set.
+    """
+
+    def frame(self, service: str, until_us: int, *, tag: str = "") -> TrainingSet:
+        """Rows of a service's spine with `at` <= `until_us`, their features and labels. A `tag` keeps the snapshots read. Raises `NotFoundError`, `InvalidError` when there is no such row."""
+        ...
+
+    def versions(self, service: str, until_us: int) -> Mapping[str, Any]:
+        """What `frame` would read now: snapshot ids, a digest of the labels, the definitions of the features."""
+        ...
+
+
+class Evaluator(Protocol):
+    """Splits rows in time and measures models on them: what a search over parameters needs from training."""
+
+    def split(self, rows: TrainingSet, share: float) -> tuple[TrainingSet, TrainingSet]:
+        """The rows before, and those in, the last `share` of their days."""
+        ...
+
+    def measure(self, model: Model, rows: TrainingSet) -> Mapping[str, float]:
+        """Quality of a model on rows: log_loss, brier, auc, n."""
         ...

@@ -1,0 +1,94 @@
+"""Making a `Model` of what a library has fitted, and scoring with it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tidemill.core.errors import InvalidError
+from tidemill.pipelines.ports import current
+from tidemill.training.ports import Matrix, Model, TrainingSet
+from tidemill.training.rows import times_us
+
+EXAMPLES = 5
+"""Rows of the training set that a model carries as its input example."""
+
+
+def deterministic(seed: int = 0, *, threads: int | None = None) -> dict[str, Any]:
+    """LightGBM parameters with which equal rows give an equal model, bit by bit.
+
+    Args:
+        seed: for bagging and column sampling.
+        threads: how many threads; the result does not depend on it (default: the cores that this process may use).
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return {
+        "deterministic": True,
+        "force_row_wise": True,
+        "num_threads": threads or cores,
+        "seed": seed,
+        "verbosity": -1,
+    }
+
+
+def lightgbm_model(booster: Any, rows: TrainingSet, params: Mapping[str, Any] | None = None) -> Model:
+    """A `Model` of a fitted `lightgbm.Booster`.
+
+    Args:
+        booster: the fitted booster; its columns are those of `encode(rows)`.
+        rows: what it was fitted on.
+        params: what to remember about how.
+
+    Raises:
+        InvalidError: the booster has other columns than the rows.
+    """
+    if booster.num_feature() != len(rows.features):
+        raise InvalidError(f"the booster was fitted on {booster.num_feature()} columns, the training set has {len(rows.features)}")
+    params = {**(params or {}), "trees": booster.num_trees()}
+    return Model(
+        "lightgbm", booster.model_to_string().encode(), rows.features, dict(rows.categories), params, rows.until_us, _provenance(rows)
+    )
+
+
+def score(model: Model, x: Matrix) -> npt.NDArray[np.float64]:
+    """Scores (n,) of encoded inputs (n, features): for a classifier the probability of 1."""
+    if model.flavor != "lightgbm":
+        raise InvalidError(f"models of flavor {model.flavor!r} cannot be scored here; known: lightgbm")
+    return np.asarray(load_lightgbm(model.native).predict(x), dtype=np.float64)
+
+
+@lru_cache(maxsize=8)
+def load_lightgbm(native: bytes) -> Any:
+    """The booster of LightGBM's text format."""
+    import lightgbm
+
+    try:
+        return lightgbm.Booster(model_str=native.decode())
+    except (lightgbm.basic.LightGBMError, UnicodeDecodeError) as error:
+        raise InvalidError(f"these bytes are no LightGBM model: {error}") from error
+
+
+def _provenance(rows: TrainingSet) -> dict[str, Any]:
+    """Where a model comes from, as far as its training set and the running step know."""
+    at = times_us(rows)
+    out: dict[str, Any] = {
+        "service": rows.service,
+        "rows": len(rows),
+        "trained_from_us": int(at[0]) if len(at) else 0,
+        "trained_to_us": int(at[-1]) if len(at) else 0,
+        "trained_until_us": rows.until_us,
+        "holdout_us": rows.holdout_us,
+        "snapshots": dict(rows.snapshots),
+        "example": [list(row.values()) for row in rows.table.select(rows.features).slice(0, EXAMPLES).to_pylist()],
+        **rows.meta,
+    }
+    try:
+        out["dataset"] = current().digest_of(rows)
+    except InvalidError:
+        out["dataset"] = ""  # called outside of a run
+    return out

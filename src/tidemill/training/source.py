@@ -1,0 +1,161 @@
+"""Training sets from published tables: the spine as it was known, features at each row's time, labels known by then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from tidemill.core import digests
+from tidemill.core.arrow import table_bytes
+from tidemill.core.definitions import Definitions, FeatureView, Service
+from tidemill.core.errors import InvalidError
+from tidemill.core.instants import format_instant
+from tidemill.monitoring.ports import LabelStore
+from tidemill.training.ports import TrainingSet
+from tidemill.training.rows import AT, LABEL, vocabulary
+from tidemill.versioning.ports import Scan, TableStore
+
+Frame = Callable[[Service, pa.Table, Mapping[str, Scan]], pa.Table]
+"""Appends a service's feature columns to spine rows: features' `training_frame` with the offline store filled in."""
+
+
+class FrameSource:
+    """The `TrainingSource` over a table store, a label store and a feature join.
+
+    A row counts when its label is known by `until`: labels that are still to come, or that never will, are left out.
+    """
+
+    def __init__(
+        self, definitions: Definitions, frame: Frame, tables: TableStore, labels: LabelStore, pins: Mapping[str, int] | None = None
+    ) -> None:
+        """Wire it up.
+
+        Args:
+            definitions: the project's.
+            frame: appends feature columns to spine rows.
+            tables: where the published rows are.
+            labels: what is known of labels.
+            pins: snapshots to read instead of the newest ones, by table; for reproducing a run.
+        """
+        self._definitions = definitions
+        self._frame = frame
+        self._tables = tables
+        self._labels = labels
+        self._pins = pins or {}
+        self._seen: dict[tuple[str, int], tuple[dict[str, Scan], pa.Table]] = {}
+
+    def versions(self, service: str, until_us: int) -> Mapping[str, Any]:
+        """What `frame` would read now; the next `frame` of the same set reads exactly this."""
+        found = self._definitions.service(service)
+        scans, labels = self._seen[service, until_us] = self._read(found, until_us)
+        return {
+            "tables": {name: scan.snapshot_id for name, scan in scans.items()},
+            "labels": digests.of_bytes(table_bytes(labels.select(["key", "value"])))[7:23],
+            "definition": {
+                "features": list(found.features),
+                "spine": asdict(found.spine),
+                "label": found.label.expression,
+                "key": found.key,
+                "lead_us": found.lead_us,
+            },
+        }
+
+    def frame(self, service: str, until_us: int, *, tag: str = "") -> TrainingSet:
+        """See `TrainingSource.frame`."""
+        found = self._definitions.service(service)
+        scans, labels = self._seen.get((service, until_us)) or self._read(found, until_us)
+        self._seen.clear()
+        spine = _labelled(self._spine(found, scans[found.spine.name], until_us), labels, found.key)
+        if not spine.num_rows:
+            raise InvalidError(
+                f"service {service!r} has no row with a known label by {format_instant(until_us)}; ingest {found.spine.name!r} and "
+                f"{found.label.table.name!r}, or choose a later time"
+            )
+        joined = self._frame(found, spine, scans)
+        table = joined.select(["id", AT, *found.columns, LABEL])
+        snapshots = {name: scan.snapshot_id for name, scan in scans.items() if scan.snapshot_id is not None}
+        if tag:
+            for name, snapshot in snapshots.items():
+                self._tables.tag(name, snapshot, tag)
+        views = {view.name: digests.of_json(_definition(view)) for view in found.views}
+        return TrainingSet(service, table, found.columns, vocabulary(table, found.columns), until_us, snapshots, meta={"views": views})
+
+    def _read(self, service: Service, until_us: int) -> tuple[dict[str, Scan], pa.Table]:
+        names = dict.fromkeys((service.spine.name, *(view.table.name for view in service.views)))
+        scans = {name: self._tables.scan(name, self._pins.get(name)) for name in names}
+        labels = self._labels.as_of(service.label.name, until_us)
+        return scans, labels.filter(pc.is_valid(labels.column("value"))).sort_by("key")
+
+    def _spine(self, service: Service, scan: Scan, until_us: int) -> pa.Table:
+        """Spine rows as they were known at their own time, each `service.key` once (its earliest time), in time order."""
+        table = service.spine
+        if not scan.paths:
+            raise InvalidError(f"table {table.name!r} is empty; ingest it before training {service.name!r}")
+        rows = ds.dataset([p.removeprefix("file://") for p in scan.paths], schema=scan.schema, format="parquet").to_table()
+        at = _us(rows, table.event_time) - service.lead_us
+        known = _us(rows, table.known_time)
+        keep = known_at_own_time(_codes(rows, table.keys), known, at) & (at <= until_us)
+        rows, at = rows.filter(pa.array(keep)), at[keep]
+        ids = rows.column(service.key).cast(pa.string())
+        order = np.lexsort((np.asarray(pc.rank(ids, tiebreaker="dense")), at))
+        rows, at, ids = rows.take(pa.array(order)), at[order], ids.take(pa.array(order))
+        _, first = np.unique(ids.to_numpy(zero_copy_only=False).astype(str), return_index=True)
+        once = pa.array(np.sort(first))
+        times = pa.array(at).cast(pa.timestamp("us", "UTC"))
+        return _with(_with(rows, AT, times), "id", ids).take(once)
+
+
+def known_at_own_time(keys: npt.NDArray[np.int64], known_us: npt.NDArray[np.int64], at_us: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Which rows stood at their own time `at`: known by then, and not replaced by a row of their key that was known by then.
+
+    Args:
+        keys: (n,) equal numbers for equal keys, -1 for rows that stand for themselves.
+        known_us: (n,) when each row became known.
+        at_us: (n,) when each row is looked at.
+    """
+    order = np.lexsort((np.arange(len(keys)), known_us, keys))
+    replaced = np.zeros(len(keys), dtype=bool)
+    here, behind = order[:-1], order[1:]
+    replaced[here] = (keys[here] == keys[behind]) & (keys[here] >= 0) & (known_us[behind] <= at_us[here])
+    return (known_us <= at_us) & ~replaced
+
+
+def _codes(rows: pa.Table, columns: tuple[str, ...]) -> npt.NDArray[np.int64]:
+    """A number for each combination of values; -1 everywhere without columns."""
+    named = [c for c in columns if c]
+    out = np.zeros(rows.num_rows, dtype=np.int64)
+    if not named:
+        return out - 1
+    for name in named:
+        codes = np.asarray(rows.column(name).combine_chunks().dictionary_encode(null_encoding="encode").indices, dtype=np.int64)
+        _, out = np.unique(out * (int(codes.max(initial=0)) + 1) + codes, return_inverse=True)
+    return out
+
+
+def _labelled(spine: pa.Table, labels: pa.Table, key: str) -> pa.Table:
+    """Spine rows that have a label, with it as float64 column `label`; a column of that name in the spine gives way."""
+    place = pc.index_in(spine.column(key).cast(pa.string()), value_set=labels.column("key").cast(pa.string()))
+    values = labels.column("value").combine_chunks().take(place.combine_chunks() if isinstance(place, pa.ChunkedArray) else place)
+    return _with(spine, LABEL, values.cast(pa.float64())).filter(pc.is_valid(values))
+
+
+def _with(table: pa.Table, name: str, column: Any) -> pa.Table:
+    """The table with a column added or replaced."""
+    return (
+        table.set_column(table.column_names.index(name), name, column) if name in table.column_names else table.append_column(name, column)
+    )
+
+
+def _us(rows: pa.Table, column: str) -> npt.NDArray[np.int64]:
+    return np.asarray(rows.column(column).cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy(), dtype=np.int64)
+
+
+def _definition(view: FeatureView) -> dict[str, Any]:
+    return {"keys": list(view.keys), "table": view.table.name, "features": [asdict(a) for a in view.aggregates]}
