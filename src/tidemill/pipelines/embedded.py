@@ -10,9 +10,8 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from tidemill.cicd.ports import Builder
 from tidemill.core import digests
 from tidemill.core.clock import Clock
 from tidemill.core.errors import InvalidError
@@ -27,6 +26,14 @@ from tidemill.versioning.ports import BlobStore
 
 logger = logging.getLogger(__name__)
 _UNKNOWN = "sha256:not known before it runs"
+
+
+class CodeKeeper(Protocol):
+    """What this needs of a `Builder` (cicd lies above the stages)."""
+
+    def capture(self, project: Path) -> Any:
+        """Describe the project's code as it is now, as a dataclass, and keep what restores it."""
+        ...
 
 
 @dataclass(slots=True)
@@ -66,7 +73,7 @@ class LocalExecutor:
         codecs: Sequence[Codec],
         clock: Clock,
         resources: Mapping[type, Any],
-        builder: Builder | None = None,
+        builder: CodeKeeper | None = None,
         *,
         project: Path | None = None,
         actor: str = "local",

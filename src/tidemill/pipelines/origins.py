@@ -13,10 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
-import tidemill
-
 Origin = Literal["project", "tidemill", "package", "standard"]
-_HERE = os.path.realpath(os.path.dirname(tidemill.__file__)) + os.sep  # noqa: PTH120 - compared as text, thousands of times
+_HERE = str(Path(__file__).resolve().parents[1]) + os.sep
 _STANDARD = tuple({os.path.realpath(sysconfig.get_paths()[k]) + os.sep for k in ("stdlib", "platstdlib")})
 _INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 
@@ -77,6 +75,11 @@ def _distributions() -> Mapping[str, list[str]]:
 
 
 @cache
+def _version() -> str:
+    return str(getattr(sys.modules["tidemill"], "__version__", ""))
+
+
+@cache
 def stage_version(module: str) -> tuple[str, str]:
     """A name and a version for the part of Tidemill that a module belongs to.
 
@@ -84,10 +87,10 @@ def stage_version(module: str) -> tuple[str, str]:
     """
     parts = module.split(".")
     if len(parts) == 1 or any(part in _HERE for part in _INSTALLED):
-        return "tidemill", tidemill.__version__
+        return "tidemill", _version()
     folder = Path(_HERE) / parts[1]
     files = sorted(folder.rglob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
     digest = hashlib.sha256()
     for file in files:
         digest.update(file.relative_to(_HERE).as_posix().encode() + b"\0" + file.read_bytes())
-    return f"tidemill.{parts[1]}", f"{tidemill.__version__}+{digest.hexdigest()[:12]}"
+    return f"tidemill.{parts[1]}", f"{_version()}+{digest.hexdigest()[:12]}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +17,20 @@ from tidemill.core.arrow import table_bytes
 from tidemill.core.definitions import Definitions, FeatureView, Service
 from tidemill.core.errors import InvalidError
 from tidemill.core.instants import format_instant
-from tidemill.monitoring.ports import LabelStore
 from tidemill.training.ports import TrainingSet
 from tidemill.training.rows import AT, LABEL, vocabulary
 from tidemill.versioning.ports import Scan, TableStore
 
 Frame = Callable[[Service, pa.Table, Mapping[str, Scan]], pa.Table]
 """Appends a service's feature columns to spine rows: features' `training_frame` with the offline store filled in."""
+
+
+class Labels(Protocol):
+    """What this needs of a `LabelStore`."""
+
+    def as_of(self, label: str, at_us: int) -> pa.Table:
+        """Labels as they were known at `at_us`: columns key, value."""
+        ...
 
 
 class FrameSource:
@@ -33,7 +40,7 @@ class FrameSource:
     """
 
     def __init__(
-        self, definitions: Definitions, frame: Frame, tables: TableStore, labels: LabelStore, pins: Mapping[str, int] | None = None
+        self, definitions: Definitions, frame: Frame, tables: TableStore, labels: Labels, pins: Mapping[str, int] | None = None
     ) -> None:
         """Wire it up.
 
