@@ -6,7 +6,7 @@ NICE ?= nice -n 5
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check docs bench changelog clean
+.PHONY: help demo test test-all check docs reference bench changelog clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -28,6 +28,9 @@ check: $(VENV)/.dev ## format, lint, types, import contracts
 
 docs: $(VENV)/.dev ## the site, every link checked; in site/
 	$(BIN)/mkdocs build --strict
+
+reference: $(VENV)/.dev ## write docs/reference from the code
+	$(BIN)/python docs/hooks/reference.py
 
 bench: $(VENV)/.dev ## every benchmark with its peers; docs/benchmarks.md is made from the results
 	@mkdir -p benchmarks/results
