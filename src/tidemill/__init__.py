@@ -1,8 +1,9 @@
 """Tidemill runs the whole machine-learning lifecycle as one closed loop.
 
 A project's `definitions.py` needs nothing but this module: `import tidemill as tm`. Names are resolved when they are first used
-(PEP 562), so that importing costs milliseconds. `__all__` are the words of a definition; ranges of a search (`tm.integer`, `tm.real`,
-`tm.log`, `tm.choice`) and the types of annotations (`tm.TrainingSet`, `tm.Model`, `tm.ModelVersion`, `tm.Instant`) resolve as well.
+(PEP 562), so that importing costs milliseconds. `__all__` are the words of a definition; what stands inside a step resolves as well:
+ranges of a search (`integer`, `real`, `log`, `choice`), the types of annotations (`TrainingSet`, `Model`, `ModelVersion`, `Instant`) and the
+helpers of the default learner (`encode`, `deterministic`, `lightgbm_model`).
 """
 
 from importlib import import_module
@@ -32,8 +33,14 @@ if TYPE_CHECKING:
     from tidemill.pipelines import step as step
     from tidemill.registry import register as register
     from tidemill.registry.ports import ModelVersion as ModelVersion
+    from tidemill.training import deterministic as deterministic
+    from tidemill.training import encode as encode
+    from tidemill.training import deterministic as deterministic
+    from tidemill.training import encode as encode
     from tidemill.training import evaluate as evaluate
     from tidemill.training import holdout as holdout
+    from tidemill.training import lightgbm_model as lightgbm_model
+    from tidemill.training import lightgbm_model as lightgbm_model
     from tidemill.training import training_set as training_set
     from tidemill.training.ports import Model as Model
     from tidemill.training.ports import TrainingSet as TrainingSet
@@ -80,7 +87,7 @@ _MODULES = {
     "tidemill.pipelines": "step pipeline",
     "tidemill.registry": "register",
     "tidemill.registry.ports": "ModelVersion",
-    "tidemill.training": "training_set holdout evaluate",
+    "tidemill.training": "training_set holdout evaluate encode deterministic lightgbm_model",
     "tidemill.training.ports": "TrainingSet Model",
     "tidemill.tuning": "tune integer real log choice",
 }
