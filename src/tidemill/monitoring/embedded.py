@@ -31,7 +31,6 @@ _TABLE = """CREATE TABLE IF NOT EXISTS label_row (
     event_us INTEGER NOT NULL, known_us INTEGER NOT NULL, writer TEXT NOT NULL)"""
 _ONCE = "CREATE UNIQUE INDEX IF NOT EXISTS label_once ON label_row (key, label, known_us, event_us, writer, ifnull(value, ''))"
 _INSERT = "INSERT OR IGNORE INTO label_row (label, key, value, event_us, known_us, writer) VALUES (?, ?, ?, ?, ?, ?)"
-_EMPTY = np.empty(0, dtype=np.int64)
 
 
 class SqliteLabelStore:
@@ -43,6 +42,7 @@ class SqliteLabelStore:
 
     def __init__(self, path: Path | str) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
         self._lock = threading.Lock()
         self._db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=60000"):
@@ -50,7 +50,6 @@ class SqliteLabelStore:
         self._db.execute(_TABLE)
         self._db.execute(_ONCE)
         self._columns: dict[str, _Column] = {}
-        self._seen = 0
 
     def write(self, rows: Sequence[LabelRow] | pa.Table) -> int:
         with self._lock:
@@ -66,8 +65,10 @@ class SqliteLabelStore:
 
     def as_of(self, label: str, at_us: int, *, from_event_us: int = 0) -> pa.Table:
         with self._lock:
-            self._catch_up()
-            column = self._columns.get(label) or _Column()
+            column = self._columns.setdefault(label, _Column())
+            query = "SELECT seq, key, value, event_us, known_us FROM label_row WHERE seq > ? AND label = ? ORDER BY seq"
+            if fresh := self._db.execute(query, (column.seen, label)).fetchall():
+                column.extend(fresh)
             return column.as_of(at_us, from_event_us)
 
     def history(self, label: str, key: str) -> list[LabelRow]:
@@ -82,32 +83,28 @@ class SqliteLabelStore:
         """Let go of the file."""
         self._db.close()
 
-    def _catch_up(self) -> None:
-        query = "SELECT seq, label, key, value, event_us, known_us FROM label_row WHERE seq > ? ORDER BY seq"
-        fresh: dict[str, list[tuple[Any, ...]]] = {}
-        for seq, label, *rest in self._db.execute(query, (self._seen,)):
-            fresh.setdefault(label, []).append(tuple(rest))
-            self._seen = seq
-        for label, rows in fresh.items():
-            self._columns.setdefault(label, _Column()).extend(rows)
-
 
 class _Column:
     """Statements of one label in write order; `code` numbers the keys by first appearance."""
 
     def __init__(self) -> None:
+        self.seen = 0
         self._codes: dict[str, int] = {}
         self._keys: list[str] = []
-        self._code = self._event = self._known = _EMPTY
+        self._code = self._event = self._known = self._by_known = np.empty(0, dtype=np.int64)
         self._value: npt.NDArray[np.float64] = np.empty(0)
-        self._by_known = _EMPTY
 
     def extend(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Take (key, value, event_us, known_us) rows, in write order."""
-        keys, values, events, known = zip(*rows, strict=True)
-        codes = np.fromiter((self._number(key) for key in keys), dtype=np.int64, count=len(keys))
+        """Take (seq, key, value, event_us, known_us) rows, in write order."""
+        seqs, keys, values, events, known = zip(*rows, strict=True)
+        self.seen = seqs[-1]
+        for key in keys:
+            if key not in self._codes:
+                self._codes[key] = len(self._keys)
+                self._keys.append(key)
+        codes = np.fromiter(map(self._codes.__getitem__, keys), dtype=np.int64, count=len(keys))
         self._code = np.concatenate([self._code, codes])
-        self._value = np.concatenate([self._value, np.array([np.nan if v is None else v for v in values], dtype=np.float64)])
+        self._value = np.concatenate([self._value, np.array(values, dtype=np.float64)])
         self._event = np.concatenate([self._event, np.array(events, dtype=np.int64)])
         self._known = np.concatenate([self._known, np.array(known, dtype=np.int64)])
         self._by_known = np.argsort(self._known, kind="stable")
@@ -122,12 +119,6 @@ class _Column:
         names = [self._keys[code] for code in self._code[rows].tolist()]
         columns = [pa.array(names, pa.string()), self._value[rows], self._event[rows], self._known[rows]]
         return pa.table(columns, names=["key", "value", "event_us", "known_us"])
-
-    def _number(self, key: str) -> int:
-        code = self._codes.setdefault(key, len(self._keys))
-        if code == len(self._keys):
-            self._keys.append(key)
-        return code
 
 
 def _tuples(rows: Sequence[LabelRow] | pa.Table) -> Iterator[tuple[Any, ...]]:
@@ -145,7 +136,7 @@ def _number(value: float | None) -> float | None:
 
 
 def label_rows(label: Label, rows: pa.Table) -> pa.Table:
-    """Evaluate a label's expression over rows of its table, in DuckDB's SQL.
+    """Evaluate a label's expression over rows of its table, in DuckDB's SQL; times are UTC, without a zone.
 
     Raises:
         InvalidError: the expression or a column it needs is wrong.
@@ -157,15 +148,21 @@ def label_rows(label: Label, rows: pa.Table) -> pa.Table:
         f"SELECT CAST({_quoted(label.key)} AS VARCHAR) AS key, CAST(({label.expression}) AS DOUBLE) AS value, "
         f"{at.format(_quoted(table.event_time))} AS event_us, {known} AS known_us FROM given WHERE {_quoted(label.key)} IS NOT NULL"
     )
-    with duckdb.connect(config={"threads": 1, "TimeZone": "UTC"}) as db:
-        db.register("given", rows)
+    with duckdb.connect(config={"threads": 1}) as db:
+        db.register("given", _without_zones(rows))
         try:
-            found: pa.Table = db.execute(query).to_arrow_table()
+            found: pa.Table = db.sql(query).to_arrow_table()
         except duckdb.Error as exc:
             raise InvalidError(f"label {label.name!r} cannot be read from table {table.name!r}: {exc}") from exc
     count = found.num_rows
     both = {"label": pa.array([label.name] * count, pa.string()), "writer": pa.array([f"table:{table.name}"] * count, pa.string())}
     return pa.table({name: both[name] if name in both else found.column(name) for name in _COLUMNS})
+
+
+def _without_zones(rows: pa.Table) -> pa.Table:
+    """Times as plain UTC: arithmetic on zoned ones needs an extension of DuckDB that is not in its wheel."""
+    fields = [pa.field(f.name, pa.timestamp("us")) if pa.types.is_timestamp(f.type) else f for f in rows.schema]
+    return rows.cast(pa.schema(fields))
 
 
 def _quoted(name: str) -> str:

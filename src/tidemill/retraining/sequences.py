@@ -92,7 +92,7 @@ def asymptotic(given: Sums, *, alpha: float, target: float, icc: float = DEFAULT
     return Interval(given.mean, given.mean - half, given.mean + half, given.n, effect)
 
 
-def intraclass(differences: Floats, blocks: npt.NDArray[np.int64], *, confidence: float = 0.8) -> tuple[float, float]:
+def intraclass(differences: Floats, blocks: npt.NDArray[np.int64], *, confidence: float = 0.65) -> tuple[float, float]:
     """Estimate the intraclass correlation of differences within blocks.
 
     The estimate compares the cluster-robust variance of the mean with that of independent rows. With G blocks it scatters like a

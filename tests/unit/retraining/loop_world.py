@@ -1,0 +1,234 @@
+"""A small world for the loop: real ledger, log and labels; models that are functions; a launch that registers a version."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+
+from tidemill.core.clock import ReplayClock
+from tidemill.core.definitions import Definitions, Gate, Label, Rollout, Service, Table, Trigger
+from tidemill.core.errors import NotFoundError
+from tidemill.core.instants import DAY_US, HOUR_US
+from tidemill.ledger import schema
+from tidemill.ledger.store import Ledger, from_json, insert_once, to_json
+from tidemill.monitoring.embedded import LedgerMetrics, SqliteLabelStore
+from tidemill.monitoring.ports import LabelRow
+from tidemill.registry.ports import ModelVersion
+from tidemill.retraining.ports import Cause, HoldoutRows, Loop
+from tidemill.serving.embedded.log import SqlitePredictionLog
+from tidemill.serving.ports import LoadedModel, Prediction, Role
+
+START = 1_362_096_000_000_000  # 2013-03-01
+SKILL = {"good": 0.9, "fair": 0.6, "bad": 0.0, "flipped": -0.8}
+LANDINGS = Table("landings", "files:x", event_time="at", known_time="known")
+
+
+class Registry:
+    """A `ModelRegistry` over the ledger's tables."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+
+    def register(
+        self, name: str, digest: str, *, run_id: str, metrics: Mapping[str, float], meta: Mapping[str, Any], at_us: int
+    ) -> ModelVersion:
+        t = schema.model_version
+        with self.ledger.write() as db:
+            found = db.execute(sa.select(t.c.version).where(t.c.name == name, t.c.digest == digest, t.c.run_id == run_id)).scalar()
+            if found is None:
+                found = int(db.execute(sa.select(sa.func.coalesce(sa.func.max(t.c.version), 0)).where(t.c.name == name)).scalar_one()) + 1
+                row = {"name": name, "version": found, "digest": digest, "run_id": run_id, "status": "registered", "at_us": at_us}
+                insert_once(db, t, row | {"metrics": to_json(metrics), "meta": to_json(meta)})
+        return self.get(name, int(cast("int", found)))
+
+    def get(self, name: str, version: int | str) -> ModelVersion:
+        if isinstance(version, str):
+            a = schema.model_alias
+            with self.ledger.read() as db:
+                found = db.execute(sa.select(a.c.version).where(a.c.name == name, a.c.alias == version)).scalar()
+            version = int(cast("int", found or 0))
+        for candidate in self.versions(name):
+            if candidate.version == version:
+                return candidate
+        raise NotFoundError(f"no version {version} of {name}")
+
+    def versions(self, name: str | None = None) -> list[ModelVersion]:
+        t = schema.model_version
+        with self.ledger.read() as db:
+            rows = db.execute(sa.select(t).where(t.c.name == name).order_by(t.c.version.desc())).mappings().all()
+        plain = ({**row, "metrics": from_json(row["metrics"]), "meta": from_json(row["meta"])} for row in rows)
+        return [ModelVersion(**row) for row in plain]
+
+    def set_alias(self, name: str, alias: str, version: int, *, decision_id: str, at_us: int) -> None:
+        t = schema.model_alias
+        with self.ledger.write() as db:
+            db.execute(t.delete().where(t.c.name == name, t.c.alias == alias))
+            db.execute(t.insert().values(name=name, alias=alias, version=version, decision_id=decision_id, at_us=at_us))
+
+    def set_status(self, name: str, version: int, status: str) -> None:
+        t = schema.model_version
+        with self.ledger.write() as db:
+            db.execute(t.update().where(t.c.name == name, t.c.version == version).values(status=status))
+
+
+class Skilled:
+    """Answers with a skill: sees `signal` and trusts it as much as its skill says."""
+
+    features: tuple[str, ...] = ("signal",)
+    texts: frozenset[str] = frozenset()
+
+    def __init__(self, skill: str) -> None:
+        self.skill = SKILL[skill]
+
+    def predict(self, rows: Sequence[Sequence[Any]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+        return 1 / (1 + np.exp(-self.skill * 2 * np.array([float(r[0]) for r in rows])))
+
+
+class Blobs:
+    def fetch(self, digest: str) -> Path:
+        return Path(digest)
+
+
+class Runtime:
+    def load(self, folder: Path) -> LoadedModel:
+        return Skilled(folder.name)
+
+
+def rows_of(seed: int, from_us: int, count: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Times over `count` hours / 10, a signal with a shift per day, and labels that follow it."""
+    rng = np.random.default_rng(seed)
+    at = from_us + np.arange(count) * HOUR_US // 10
+    day = (at // DAY_US) % 1000
+    signal = rng.normal(size=count) + 0.3 * np.sin(day * 12.9898)
+    label = (rng.random(count) < 1 / (1 + np.exp(-1.8 * signal))).astype(np.float64)
+    return at, signal, label
+
+
+@dataclass
+class World:
+    """The loop and what happens around it."""
+
+    path: Path
+    loop: Loop
+    clock: ReplayClock
+    service: Service
+    train: list[str] = field(default_factory=lambda: ["fair"])
+    broken_canary: bool = False
+    launches: list[str] = field(default_factory=list)
+
+    def publish(self, rows: int = 1000) -> None:
+        """Tell the ledger that label rows were published now."""
+        now = self.clock.now_us()
+        row = {
+            "id": f"batch-{now}",
+            "table_name": "landings",
+            "source": "x",
+            "status": "published",
+            "rows": rows,
+            "snapshot_id": 1,
+            "branch": None,
+        }
+        with self.loop.ledger.write() as db:
+            insert_once(db, schema.batch, row | {"anomalies": "[]", "cursor": "", "digest": "d", "at_us": now, "wall_ms": 0.0})
+
+    def serve(self, until_us: int) -> None:
+        """Answer ten requests an hour up to `until_us`, with every deployment, and let labels come two hours later."""
+        start = self.clock.now_us()
+        at, signal, label = rows_of(start % 2**31, start, int((until_us - start) // (HOUR_US // 10)))
+        deployments = deployments_of(self.loop.ledger, self.service.name)
+        records: list[Prediction] = []
+        for t, s, n in zip(at.tolist(), signal.tolist(), range(len(at)), strict=True):
+            canary = next((d for d in deployments if d["role"] == "canary" and (n * 0.618) % 1 < d["weight"]), None)
+            for d in deployments:
+                answers = d is canary or (canary is None and d["role"] == "live")
+                role = cast("Role", d["role"] if answers else "shadow")
+                shown = -3 * s if self.broken_canary and role == "canary" else s
+                score = float(Skilled(self.skill(d["version"])).predict([(shown,)])[0])
+                records.append(
+                    Prediction(f"r{t}", self.service.name, self.service.name, d["version"], role, t, score, ("signal",), (shown,))
+                )
+        self.loop.log.append(records)
+        known = [LabelRow("late", f"r{t}", y, t + HOUR_US, t + 2 * HOUR_US) for t, y in zip(at.tolist(), label.tolist(), strict=True)]
+        self.loop.labels.write(known)
+        self.clock.advance_to(until_us)
+
+    def skill(self, version: int) -> str:
+        return self.loop.registry.get(self.service.name, version).digest
+
+
+def deployments_of(ledger: Ledger, service: str) -> list[dict[str, Any]]:
+    d = schema.deployment
+    query = sa.select(d).where(d.c.service == service, d.c.ended_us.is_(None)).order_by(d.c.started_us)
+    with ledger.read() as db:
+        return [dict(row) for row in db.execute(query).mappings()]
+
+
+def make_world(path: Path, *, retrain: Sequence[Trigger] = (), rollout: Rollout | None = None, gate: Gate | None = None) -> World:
+    path.mkdir(parents=True, exist_ok=True)
+    label = Label("late", LANDINGS, "arr_delay > 15", key="flight", matures="6h")
+    service = Service(
+        "delay", ["signal"], label, LANDINGS, "flight", gate=gate or Gate(), rollout=rollout or Rollout(canary=(0.2, 0.5)), retrain=retrain
+    )
+    clock, ledger = ReplayClock(START), Ledger(f"sqlite:///{path}/ledger.db")
+    nothing = cast("Any", None)
+    world: World
+
+    def launch(loop: Loop, cause: Cause) -> None:
+        world.launches.append(cause.id)
+        skill = world.train[min(int(cause.evidence.get("nth", len(loop.registry.versions(service.name)))), len(world.train) - 1)]
+        run: dict[str, Any] = {"id": cause.run_id, "pipeline": "train", "service": service.name, "cause_id": cause.id, "params": "{}", "graph": "{}"}
+        run |= {"code": "{}", "environment": "{}", "started_us": clock.now_us()}
+        with loop.ledger.write() as db:
+            insert_once(db, schema.run, run | {"status": "running"})
+            status = db.execute(sa.select(schema.run.c.status).where(schema.run.c.id == cause.run_id)).scalar()
+        if status == "finished":
+            return
+        meta = {"trained_until_us": cause.at_us}
+        loop.registry.register(service.name, skill, run_id=str(cause.run_id), metrics={}, meta=meta, at_us=clock.now_us())
+        with loop.ledger.write() as db:
+            db.execute(schema.run.update().where(schema.run.c.id == cause.run_id).values(status="finished", finished_us=clock.now_us()))
+
+    def holdout(version: ModelVersion) -> HoldoutRows:
+        at, signal, y = rows_of(7, version.at_us - 14 * DAY_US, 14 * 240)
+        return HoldoutRows(("signal",), [(s,) for s in signal.tolist()], y, at, prior=0.5)
+
+    loop = Loop(
+        project=path, definitions=Definitions(services={service.name: service}), clock=clock, ledger=ledger, tables=nothing, blobs=cast("Any", Blobs()),
+        profiler=nothing, schemas=nothing, offline=nothing, processor=nothing, registry=Registry(ledger), tracker=nothing, executor=nothing, router=nothing,
+        runtime=Runtime(), log=SqlitePredictionLog(path / "predictions.db"), labels=SqliteLabelStore(path / "labels.db"),
+        metrics=LedgerMetrics(ledger), builder=nothing, sources={}, audit=nothing, launch=launch, holdout=holdout, elsewhere=nothing,
+    )  # fmt: skip
+    world = World(path, loop, clock, service)
+    return world
+
+
+def with_ledger(world: World, ledger: Ledger) -> World:
+    """The same world writing through another ledger object."""
+    world.loop = replace(world.loop, ledger=ledger, registry=Registry(ledger), metrics=LedgerMetrics(ledger))
+    return world
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = make_world(tmp_path)
+    yield made
+    made.loop.ledger.close()
+
+
+Make = Callable[..., World]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    count = iter(range(1000))
+
+    def build(**settings: Any) -> World:
+        return make_world(tmp_path / f"w{next(count)}", **settings)
+
+    return build
