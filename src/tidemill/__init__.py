@@ -35,11 +35,8 @@ if TYPE_CHECKING:
     from tidemill.registry.ports import ModelVersion as ModelVersion
     from tidemill.training import deterministic as deterministic
     from tidemill.training import encode as encode
-    from tidemill.training import deterministic as deterministic
-    from tidemill.training import encode as encode
     from tidemill.training import evaluate as evaluate
     from tidemill.training import holdout as holdout
-    from tidemill.training import lightgbm_model as lightgbm_model
     from tidemill.training import lightgbm_model as lightgbm_model
     from tidemill.training import training_set as training_set
     from tidemill.training.ports import Model as Model
