@@ -19,11 +19,12 @@ def latency(values_us: Sequence[int]) -> dict[str, Any] | None:
     ordered = sorted(v / 1000 for v in values_us if v > 0)
     if not ordered:
         return None
-    top = quantile(ordered, 0.99) or 1.0
+    low, top = ordered[0], quantile(ordered, 0.99)
+    width = (top - low) / BINS or 1.0
     counts = [0] * BINS
     for value in ordered:
-        counts[min(BINS - 1, int(value / top * BINS))] += 1
-    edges = [top * i / BINS for i in range(BINS + 1)]
+        counts[min(BINS - 1, int((value - low) / width))] += 1
+    edges = [low + width * i for i in range(BINS + 1)]
     return {
         "p50": quantile(ordered, 0.5),
         "p95": quantile(ordered, 0.95),

@@ -78,7 +78,8 @@ def coverage(rows: Sequence[Mapping[str, Any]]) -> Figure:
     x = [_time(r["until_us"]) for r in rows]
     y = [r["covered"] / r["n"] if r["n"] else None for r in rows]
     trace = _line("labelled", x, y, "soft", fill="tozeroy", fillcolor="soft/0.12", hovertemplate="%{y:.1%} labelled<extra></extra>")
-    return _figure([trace], height=130, y="labelled") | {"axes": {"y": {"range": [0, 1.04], "tickformat": ".0%", "nticks": 3}}}
+    axis = {"range": [0, 1.04], "tickformat": ".0%", "nticks": 3}
+    return _figure([trace], height=120, y="labelled") | {"axes": {"y": axis, "x": {"range": [x[0], x[-1]] if x else None}}}
 
 
 def drift(rows: Sequence[Mapping[str, Any]], threshold: float | None) -> Figure:
@@ -133,22 +134,20 @@ def curve(name: str, points: Sequence[tuple[int, float]]) -> Figure:
 
 def weeks(replay: Mapping[str, Any]) -> Figure:
     """Served log loss by week, one line per policy; the primary one is drawn strongest, with its promotions and rollbacks."""
-    traces: list[Figure] = []
     primary = replay.get("primary", "")
-    others = [p for p in replay["policies"] if p["name"] != primary]
-    for i, policy in enumerate([*others, *(p for p in replay["policies"] if p["name"] == primary)]):
-        first = policy["name"] == primary
-        colour = "tide" if first else ("soft", "warn", "ink", "bad")[i % 4]
+    ranked = sorted(
+        replay["policies"], key=lambda p: (p["name"] == primary, p["name"] == "never")
+    )  # the filled line needs its floor just before it
+    traces: list[Figure] = []
+    for i, policy in enumerate(ranked):
+        mine, never = policy["name"] == primary, policy["name"] == "never"
+        colour = "tide" if mine else "soft" if never else ("warn", "ink", "bad")[i % 3]
         x, y = [_time(w["week_us"]) for w in policy["weeks"]], [w["log_loss"] for w in policy["weeks"]]
-        line = {
-            "color": colour,
-            "width": 3 if first else 1.6,
-            "dash": "solid" if first or i else "dot",
-            "shape": "spline",
-            "smoothing": 0.6,
-        }
-        traces.append(_line(policy["name"], x, y, colour, hovertemplate=f"{policy['name']} %{{y:.4f}}<extra></extra>") | {"line": line})
-        if first:
+        line = {"color": colour, "width": 3 if mine else 1.6, "dash": "dot" if never else "solid"}
+        trace = _line(policy["name"], x, y, colour, hovertemplate=f"{policy['name']} %{{y:.4f}}<extra></extra>") | {"line": line}
+        saved = mine and i > 0 and ranked[i - 1]["name"] == "never"
+        traces.append(trace | {"fill": "tonexty", "fillcolor": "tide/0.10"} if saved else trace)
+        if mine:
             traces += _events(policy)
     return _figure(traces, height=400, y="served log loss", legend=True, hovermode="x unified")
 

@@ -10,8 +10,8 @@ from markupsafe import Markup
 from tidemill.console.draw.svg import picture, tag
 from tidemill.console.words import ago
 
-WIDTH, HEIGHT = 1200, 404
-LEFT, RIGHT, TOP, BOTTOM = 150.0, 1050.0, 88.0, 316.0
+WIDTH, HEIGHT = 1200, 452
+LEFT, RIGHT, TOP, BOTTOM = 150.0, 1050.0, 96.0, 366.0
 RADIUS = (BOTTOM - TOP) / 2
 LINKS = {
     "ingest": "/data", "validate": "/data?status=rejected", "version": "/data", "features": "/features", "train": "/runs", "gate": "/decisions?kind=gate",
@@ -44,7 +44,7 @@ def _stage(stage: Mapping[str, Any], now_us: int) -> Markup:
     side = -1 if name == "retrain" else 1
     anchor, at_x, at_y = "middle", x, y + 34
     if y == TOP:
-        at_y = y - 42
+        at_y = y - 58
     elif name in ("gate", "retrain"):
         anchor, at_x, at_y = ("start" if side > 0 else "end"), x + 22 * side, y - 10
     age = ago(stage["at_us"], now_us) if stage["at_us"] is not None else ""
@@ -54,9 +54,6 @@ def _stage(stage: Mapping[str, Any], now_us: int) -> Markup:
         tag("text", name, x=at_x, y=at_y, text_anchor=anchor, class_="stage-name"),
         tag("text", stage["fact"], x=at_x, y=at_y + 17, text_anchor=anchor, class_="stage-fact"),
     ]
-    if name in ("gate", "retrain") or y == BOTTOM:
-        body.append(tag("text", age, x=at_x, y=at_y + 33, text_anchor=anchor, class_="stage-age"))
-    else:
-        body.append(tag("text", age, x=at_x, y=y + 32, text_anchor=anchor, class_="stage-age"))
+    body.append(tag("text", age, x=at_x, y=at_y + 33, text_anchor=anchor, class_="stage-age"))
     label = f"{name}: {stage['fact']}{', ' + age + ' ago' if age and age != 'just now' else ''}"
     return tag("a", *body, href=LINKS[name], class_=f"stage {state}", data_stage=name, aria_label=label)

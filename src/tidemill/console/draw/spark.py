@@ -73,7 +73,8 @@ def shares(parts: Sequence[tuple[str, str, float]], *, label: str, width: int = 
                 class_=f"share {mark}",
             )
         )
-        if wide > 60:
-            drawn.append(tag("text", f"{name} {share:.0%}", x=left + 8, y=height / 2 + 4, class_=f"share-text {mark}"))
+        text = f"{name} {share:.0%}"
+        if wide > 9 * len(text):
+            drawn.append(tag("text", text, x=left + 8, y=height / 2 + 4, class_=f"share-text {mark}"))
         left += wide
     return picture(width, height, *drawn, label=label, class_="pic shares")

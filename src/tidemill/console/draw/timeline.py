@@ -9,14 +9,14 @@ from markupsafe import Markup
 from tidemill.console.draw.svg import picture, scale, tag
 from tidemill.console.words import plain, when
 
-WIDTH, ROW, LEFT = 900, 12, 8
+WIDTH, ROW, LEFT, SHOWN = 940, 10, 8, 40
 
 
 def timeline(rows: Sequence[tuple[int, int, str]], at_us: int) -> Markup:
     """Draw (event_us, known_us, use) rows, oldest first."""
     if not rows:
         return Markup("")
-    shown = sorted(rows)[-60:]
+    shown = sorted(sorted(rows, key=lambda r: abs(r[0] - at_us))[:SHOWN])
     first, last = min(r[0] for r in shown), max(max(r[0], r[1]) for r in shown)
     x = scale(min(first, at_us), max(last, at_us), LEFT + 4, WIDTH - 12)
     bottom = len(shown) * ROW + 26

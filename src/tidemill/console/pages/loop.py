@@ -11,6 +11,7 @@ from tidemill.api.queries import decisions, events, loop, monitoring, services
 from tidemill.api.queries.times import as_of
 from tidemill.console.draw.ring import ring
 from tidemill.console.draw.spark import shares, sparkline
+from tidemill.console.evidence import summary
 from tidemill.console.render import page, platform_of
 from tidemill.core.definitions import Service
 from tidemill.core.errors import not_found
@@ -55,6 +56,8 @@ def _context(request: Request, name: str) -> dict[str, Any]:
             "events": events.newest(db, limit=12).items,
             "next_looks": _looks(service),
         }
+    for item in context["decisions"]:
+        item["summary"] = summary(item)
     values = [row["value"] for row in quality]
     band = [(row["low"], row["high"]) for row in quality] if quality and all(row["low"] is not None for row in quality) else []
     context["spark"] = sparkline(values, label=f"Served {metric} by day", band=band, width=420, height=64)

@@ -24,11 +24,11 @@ function themed(value, colour, key = "") {
 }
 
 function layout(spec, colour) {
-  const axis = { gridcolor: colour("line"), zerolinecolor: colour("line"), linecolor: colour("line"), tickfont: { size: 11, color: colour("faint") }, automargin: true, fixedrange: false };
+  const axis = { gridcolor: colour("line"), zerolinecolor: colour("line"), linecolor: colour("line"), tickfont: { size: 11, color: colour("faint") }, automargin: false, fixedrange: false };
   const asked = themed(spec.layout, colour);
   const title = { ...(asked.yaxis?.title || {}), font: { size: 12, color: colour("faint") } };
   return {
-    margin: { l: 52, r: 14, t: 22, b: 34 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "x",
+    margin: { l: 60, r: 14, t: 22, b: 38 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "x",
     font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: colour("soft") },
     hoverlabel: { bgcolor: colour("raise"), bordercolor: colour("line"), font: { color: colour("ink") } },
     legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 13, color: colour("ink") } },
