@@ -12,6 +12,7 @@ from tidemill.core.instants import parse_instant
 from tidemill.validation.ports import Anomaly
 
 TIME = pa.timestamp("us", tz="UTC")
+_SMALL = {pa.large_string(): pa.string(), pa.large_binary(): pa.binary()}
 _AS: tuple[tuple[Callable[[pa.DataType], bool], pa.DataType], ...] = (
     (pt.is_null, pa.string()),
     (pt.is_large_string, pa.string()),
@@ -67,7 +68,7 @@ def conform(rows: pa.Table, schema: pa.Schema) -> tuple[pa.Table, tuple[Anomaly,
     Columns that the schema lacks stay, behind. A column that does not fit stays as it is and is an anomaly.
     """
     columns, misfits = {}, []
-    for field in schema:
+    for field in small(schema):
         if field.name not in rows.column_names:
             columns[field.name] = pa.chunked_array([pa.nulls(rows.num_rows, field.type)])
             continue
@@ -83,11 +84,16 @@ def conform(rows: pa.Table, schema: pa.Schema) -> tuple[pa.Table, tuple[Anomaly,
 
 def _cast(values: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray:
     """Cast without loss; numbers to text (an id that a CSV file has as digits) and text to anything only where it parses."""
-    if pt.is_floating(values.type) and (pt.is_string(wanted) or pt.is_large_string(wanted)):
+    if pt.is_floating(values.type) and pt.is_string(wanted):
         raise pa.ArrowInvalid("numbers with a fraction are not texts")
     if values.null_count == len(values):
         return pa.chunked_array([pa.nulls(len(values), wanted)])
     return values.cast(wanted)
+
+
+def small(schema: pa.Schema) -> pa.Schema:
+    """The schema with plain strings and binaries where a store speaks of large ones."""
+    return pa.schema([pa.field(field.name, _SMALL.get(field.type, field.type)) for field in schema])
 
 
 def structure(table: Table, rows: pa.Table) -> tuple[Anomaly, ...]:

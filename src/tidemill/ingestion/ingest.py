@@ -60,7 +60,7 @@ class _Work:
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """What is to be recorded of a batch. `columns` names the stored columns of rejected rows."""
+    """What is to be recorded of a batch. `columns` names rejected rows' columns, each with its stored name."""
 
     batch: Batch
     rows: pa.Table
@@ -68,7 +68,7 @@ class _Outcome:
     profile: Profile | None = None
     snapshot_id: int | None = None
     branch: str | None = None
-    columns: dict[str, str] | None = None
+    columns: tuple[tuple[str, str], ...] = ()
 
     @property
     def status(self) -> str:
@@ -159,7 +159,7 @@ def _take(work: _Work, batch: Batch) -> _Outcome:
         tables.append(name, rows, batch=batch.id, branch=branch)
     audit = work.audit(name, seen)
     if anomalies := _once((*wrong, *audit.anomalies)):
-        columns = quarantine.keep(name, batch.id, batch.rows, tables)
+        columns = tuple(quarantine.keep(name, batch.id, batch.rows, tables))
         return _Outcome(batch, batch.rows, anomalies, audit.profile, branch=branch if ahead else None, columns=columns)
     if not ahead:
         tables.create(name, rows.schema)
@@ -214,7 +214,7 @@ def _record(work: _Work, outcome: _Outcome, wall_s: float) -> None:
             return
         _keep_cursor(db, work, batch.cursor)
         if anomalies:
-            evidence = {"anomalies": anomalies, "columns": outcome.columns or {}, "rows": outcome.rows.num_rows}
+            evidence = {"anomalies": anomalies, "columns": outcome.columns, "rows": outcome.rows.num_rows}
             insert_once(db, t.decision, _decision(name, batch, evidence, at_us))
         elif outcome.profile is not None:
             insert_once(db, t.profile, _profile(work.table, outcome, outcome.profile, at_us))

@@ -5,13 +5,14 @@ type is kept beside the first one, as `name__type`; the ledger's decision rememb
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from tidemill.core.errors import NotFoundError
+from tidemill.ingestion.conform import small
 from tidemill.versioning.ports import TableStore
 
 BATCH = "_batch"
@@ -22,12 +23,12 @@ def quarantine_name(table: str) -> str:
     return f"{table}__rejected"
 
 
-def keep(table: str, batch_id: str, rows: pa.Table, tables: TableStore) -> dict[str, str]:
-    """Store rejected rows (again is a no-op); return the stored name of each column."""
+def keep(table: str, batch_id: str, rows: pa.Table, tables: TableStore) -> list[tuple[str, str]]:
+    """Store rejected rows (again is a no-op); return each column's name and its stored name."""
     name = quarantine_name(table)
     schema = _schema(tables, name)
-    names = {column: _stored(column, rows.schema.field(column).type, schema) for column in rows.column_names}
-    stored = rows.rename_columns(list(names.values())).add_column(0, BATCH, pa.array([batch_id] * rows.num_rows, pa.string()))
+    names = [(field.name, _stored(field.name, field.type, schema)) for field in rows.schema]
+    stored = rows.rename_columns([stored for _, stored in names]).add_column(0, BATCH, pa.array([batch_id] * rows.num_rows, pa.string()))
     if missing := [field for field in stored.schema if field.name not in schema.names]:
         tables.create(name, pa.schema([*schema, *missing]))
         schema = _schema(tables, name)
@@ -39,17 +40,17 @@ def keep(table: str, batch_id: str, rows: pa.Table, tables: TableStore) -> dict[
     return names
 
 
-def find(table: str, batch_id: str, names: Mapping[str, str], tables: TableStore) -> pa.Table:
+def find(table: str, batch_id: str, names: Sequence[tuple[str, str]], tables: TableStore) -> pa.Table:
     """The rejected rows of a batch, their columns named and ordered as they came."""
     scan = tables.scan(quarantine_name(table))
-    dataset = ds.dataset(list(scan.paths), schema=scan.schema, format="parquet")
-    rows = dataset.to_table(columns=list(names.values()), filter=pc.field(BATCH) == batch_id)
-    return rows.rename_columns(list(names))
+    dataset = ds.dataset(list(scan.paths), schema=small(scan.schema), format="parquet")
+    rows = dataset.to_table(columns=[stored for _, stored in names], filter=pc.field(BATCH) == batch_id)
+    return rows.rename_columns([name for name, _ in names])
 
 
 def _schema(tables: TableStore, name: str) -> pa.Schema:
     try:
-        return tables.scan(name).schema
+        return small(tables.scan(name).schema)
     except NotFoundError:
         return pa.schema([])
 
