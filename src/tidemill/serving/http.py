@@ -12,6 +12,7 @@ from tidemill.core.errors import ConflictError, InvalidError, NotFoundError, Ref
 
 logger = logging.getLogger(__name__)
 JSON = [("content-type", "application/json")]
+CLOSING = [*JSON, ("connection", "close")]
 TEXT = [("content-type", "text/plain; version=0.0.4; charset=utf-8")]
 _DRAIN = 64 << 20
 
@@ -52,6 +53,7 @@ class Settings:
         log_timeout_s: when the log takes longer than this, the answer goes out as `degraded`.
         backlog_rows: predictions kept in memory while the log is degraded.
         shadow_rows: answered rows that may wait for their shadows before they are dropped.
+        linger_s: how long a stopping server still takes requests, asking each client to close its connection.
         drain_s: how long a stopping server waits for requests in flight.
         allow_at: whether a request may say when it is answered (parameter `at`), for demonstrations on past data.
     """
@@ -63,6 +65,7 @@ class Settings:
     log_timeout_s: float = 5.0
     backlog_rows: int = 50_000
     shadow_rows: int = 10_000
+    linger_s: float = 0.25
     drain_s: float = 15.0
     allow_at: bool = False
 

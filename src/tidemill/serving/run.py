@@ -61,8 +61,9 @@ async def _serve(app: ModelServer, host: str, port: int) -> None:
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
-        app.stopping = True
-        server.stop()  # type: ignore[no-untyped-call]
+        if not app.stopping:
+            app.stopping = True
+            loop.call_later(app.settings.linger_s, server.stop)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)

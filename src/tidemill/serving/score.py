@@ -13,7 +13,7 @@ from time import perf_counter_ns
 from typing import Any, NamedTuple
 
 from tidemill.core.definitions import Service
-from tidemill.core.errors import InvalidError, TidemillError, UnavailableError, not_found
+from tidemill.core.errors import CorruptError, InvalidError, TidemillError, UnavailableError, not_found
 from tidemill.registry.ports import ModelRegistry
 from tidemill.serving.plan import Plan
 from tidemill.serving.ports import Deployment, LoadedModel, Prediction, PredictionLog, Role, Router, Runtime
@@ -127,6 +127,12 @@ class Scorer:
             return taken != before.deployments
 
     def _load(self, deployment: Deployment) -> LoadedModel:
+        registered = self.registry.get(deployment.model, deployment.version).digest
+        if registered != deployment.digest:
+            raise CorruptError(
+                f"{deployment.model} version {deployment.version} is registered as {registered} and deployed as {deployment.digest}; "
+                "deploy the registered artifact"
+            )
         model = self._runtime.load(self._blobs.fetch(deployment.digest))
         if model.features != self.plan.columns:
             missing = sorted(set(model.features) - set(self.plan.columns))

@@ -20,7 +20,7 @@ from tidemill.core.errors import InvalidError, NotFoundError, TidemillError, not
 from tidemill.core.instants import SECOND_US
 from tidemill.serving import metrics, protocol
 from tidemill.serving.endpoint import Endpoint
-from tidemill.serving.http import JSON, TEXT, Http, MethodError, Settings, UnauthorisedError, failure, read_body
+from tidemill.serving.http import CLOSING, JSON, TEXT, Http, MethodError, Settings, UnauthorisedError, failure, read_body
 from tidemill.serving.ports import PredictionLog
 from tidemill.serving.score import Scorer
 from tidemill.serving.shadow import Shadows
@@ -174,7 +174,7 @@ class ModelServer:
         except Exception as error:  # noqa: BLE001 - the boundary of the process: every error becomes an answer
             status, body = failure(error)
             counts.errors[status] += 1
-        http.response_bytes(status, JSON, body)
+        http.response_bytes(status, CLOSING if self.stopping else JSON, body)
         self.in_flight -= 1
         counts.latency.observe(perf_counter() - started)
 

@@ -1,0 +1,116 @@
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from serving_kit import COLUMNS, FULL, LATE, LOOKUP, Sky, Stack, apply
+
+from tidemill.core.errors import InvalidError
+from tidemill.serving import compile_plan
+from tidemill.serving.plan import as_array, plain
+
+
+@pytest.fixture
+def sky() -> Sky:
+    return Sky()
+
+
+def test_a_request_with_keys_is_looked_up_and_computed(sky: Sky) -> None:
+    plan = compile_plan(LATE, sky, apply)
+    assert plan.columns == COLUMNS
+    assert plan.inputs([LOOKUP], [5]) == [(3.0, "cloudy", "UA", 17.0, 6.0)]
+    assert sky.asked == [(1, 5)]
+
+
+def test_a_request_with_all_inputs_is_taken_as_it_is(sky: Sky) -> None:
+    plan = compile_plan(LATE, sky, apply)
+    assert plan.inputs([FULL | {"hour": 3, "gust": float("nan")}], [5]) == [(3.0, "cloudy", "UA", 3.0, None)]
+    assert sky.asked == []
+
+
+def test_one_look_up_a_distinct_time_and_answers_stay_in_order(sky: Sky) -> None:
+    plan = compile_plan(LATE, sky, apply)
+    requests: list[dict[str, Any]] = [LOOKUP, FULL, LOOKUP | {"origin": "LGA"}, LOOKUP | {"factor": 3}]
+    rows = plan.inputs(requests, [5, 5, 6, 5])
+    assert sky.asked == [(2, 5), (1, 6)]
+    assert [row[4] for row in rows] == [6.0, 6.0, None, 9.0]
+    assert rows[2][:2] == (None, None)
+
+
+def test_what_is_missing_is_named(sky: Sky) -> None:
+    plan = compile_plan(LATE, sky, apply)
+    request = {k: v for k, v in LOOKUP.items() if k not in ("origin", "factor")}
+    with pytest.raises(InvalidError, match="'origin', 'factor'"):
+        plan.inputs([LOOKUP, request], [5, 5])
+
+
+def test_a_null_key_or_column_is_a_value(sky: Sky) -> None:
+    plan = compile_plan(LATE, sky, apply)
+    assert plan.inputs([LOOKUP | {"carrier": None, "factor": None}], [5]) == [(3.0, "cloudy", None, 17.0, None)]
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "2013-01-01T17:30:00Z",
+        "2013-01-01T12:30:00-05:00",
+        datetime(2013, 1, 1, 17, 30, tzinfo=UTC),
+        1_357_061_400_000_000,
+        np.datetime64("2013-01-01T17:30"),
+    ],
+)
+def test_times_may_be_texts_datetimes_or_microseconds(sky: Sky, moment: Any) -> None:
+    assert compile_plan(LATE, sky, apply).inputs([LOOKUP | {"scheduled_at": moment}], [5])[0][3] == 17.0
+
+
+def test_a_time_that_is_none_is_refused_by_name(sky: Sky) -> None:
+    plan = compile_plan(LATE, sky, apply)
+    for wrong in ("tomorrow", 1.5, True):
+        with pytest.raises(InvalidError, match=r"scheduled_at|tomorrow"):
+            plan.inputs([LOOKUP | {"scheduled_at": wrong}], [5])
+
+
+def test_a_value_that_no_model_takes_names_its_column(sky: Sky) -> None:
+    with pytest.raises(InvalidError, match="'carrier' is list"):
+        compile_plan(LATE, sky, apply).inputs([LOOKUP | {"carrier": ["UA"]}], [5])
+
+
+def test_on_demand_features_need_their_function(sky: Sky) -> None:
+    with pytest.raises(InvalidError, match="hour, gust"):
+        compile_plan(LATE, sky)
+
+
+def test_a_function_that_loses_rows_is_caught(sky: Sky) -> None:
+    plan = compile_plan(LATE, sky, lambda _service, columns: {"hour": np.zeros(1), "gust": np.zeros(1)})
+    with pytest.raises(InvalidError, match="'hour' returned 1 values for 2 rows"):
+        plan.inputs([LOOKUP, LOOKUP], [5, 5])
+
+
+def test_what_is_kept_of_a_request(tmp_path: Path) -> None:
+    plan = Stack(tmp_path).plan()
+    assert plan.kept(LOOKUP) == LOOKUP
+    assert plan.kept(FULL | {"origin": "JFK"}) == {"origin": "JFK"}
+
+
+def test_arrays_have_the_kind_their_values_have() -> None:
+    assert as_array("c", [1, 2]).dtype == np.int64
+    assert as_array("c", [True, False]).dtype == np.bool_
+    assert np.isnan(as_array("c", [1, None])[1])
+    assert as_array("c", ["a", None]).tolist() == ["a", None]
+    assert np.isnat(as_array("c", [None], time=True)[0])
+    with pytest.raises(InvalidError, match="'c' mixes"):
+        as_array("c", [1.0, b"x"])
+
+
+def test_plain_values() -> None:
+    assert [plain("c", v) for v in (1, True, np.float32(0.5), np.int64(3), float("nan"), None, "x", np.str_("y"))] == [
+        1.0,
+        1.0,
+        0.5,
+        3.0,
+        None,
+        None,
+        "x",
+        "y",
+    ]

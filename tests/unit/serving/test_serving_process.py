@@ -1,0 +1,156 @@
+"""The server as a process: under load, swapped, drained and killed."""
+
+import asyncio
+import json
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Self
+
+import httpx
+import pytest
+from serving_kit import FULL, Stack, free_port, server
+from test_serving_protocol import body
+
+from tidemill.core.errors import ConfigError
+from tidemill.serving.embedded import SqlitePredictionLog
+from tidemill.serving.run import load
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Stack:
+    made = Stack(tmp_path)
+    for version in (1, 2, 3):
+        made.add(version)
+    made.deploy(live=1)
+    return made
+
+
+class Load:
+    """Clients that ask without pause and keep every answer."""
+
+    def __init__(self, port: int, secret: str, clients: int = 8) -> None:
+        self.url = f"http://127.0.0.1:{port}/v2/models/late/infer"
+        self.headers = {"authorization": f"Bearer {secret}"}
+        self.answers: list[tuple[str, str, bool | str]] = []
+        self.failures: list[str] = []
+        self.stop = False
+        self._clients = clients
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
+
+    async def _run(self) -> None:
+        async with httpx.AsyncClient(headers=self.headers, timeout=10) as client:
+            await asyncio.gather(*(self._ask(client, i) for i in range(self._clients)))
+
+    async def _ask(self, client: httpx.AsyncClient, number: int) -> None:
+        count = 0
+        while not self.stop:
+            count += 1
+            name = f"{os.getpid()}-{id(self)}-{number}-{count}"
+            try:
+                reply = await client.post(self.url, content=body(FULL, id=name))
+            except httpx.TransportError as error:
+                self.failures.append(repr(error))
+                await asyncio.sleep(0.02)
+                continue
+            if reply.status_code != 200:
+                self.failures.append(reply.text)
+                continue
+            got = reply.json()
+            self.answers.append((name, got["model_version"], got["parameters"]["logged"]))
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop = True
+        self._thread.join()
+
+
+def test_no_request_fails_while_versions_are_swapped_and_a_stop_drains(stack: Stack) -> None:
+    port, secret = free_port(), stack.tokens.make("load", "data-scientist")
+    with server(stack.home, port) as process:
+        with Load(port, secret) as load_:
+            for roles in ({"live": 2}, {"live": 2, "canary": (3, 0.5)}, {"live": 3, "shadow": 1}, {"live": 1}):
+                seen = len(load_.answers)
+                stack.deploy(**roles)
+                while len(load_.answers) < seen + 40:
+                    time.sleep(0.01)
+                time.sleep(0.15)
+        assert load_.failures == []
+        assert {version for _, version, _ in load_.answers} == {"1", "2", "3"}
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    log = Counter((p.id, p.role != "shadow") for p in SqlitePredictionLog(stack.home / "predictions.db").read("late"))
+    assert all(log[name, True] == 1 for name, _, logged in load_.answers if logged is True)
+    assert all(logged is True for _, _, logged in load_.answers)
+    assert "Traceback" not in (stack.home / "server.log").read_text()
+
+
+def test_answers_in_flight_when_it_is_told_to_stop_are_given(stack: Stack) -> None:
+    port, secret = free_port(), stack.tokens.make("load", "data-scientist")
+    with server(stack.home, port) as process, Load(port, secret) as load_:
+        while len(load_.answers) < 50:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    kept = Counter(p.id for p in SqlitePredictionLog(stack.home / "predictions.db").read("late"))
+    assert kept == Counter(name for name, _, _ in load_.answers), "what was taken was answered, what was answered is kept"
+
+
+def _kill_round(stack: Stack, port: int, secret: str, rest_s: float) -> list[str]:
+    with server(stack.home, port) as process, Load(port, secret) as load_:
+        while len(load_.answers) < 20:
+            time.sleep(0.005)
+        time.sleep(rest_s)
+        process.kill()
+        process.wait()
+        load_.stop = True
+    return [name for name, _, logged in load_.answers if logged is True]
+
+
+def _killed(stack: Stack, rounds: int) -> None:
+    port, secret, seed = free_port(), stack.tokens.make("load", "data-scientist"), random.Random(rounds)
+    stack.deploy(live=1, canary=(2, 0.5))
+    acknowledged: list[str] = []
+    for _ in range(rounds):
+        acknowledged += _kill_round(stack, port, secret, seed.uniform(0, 0.3))
+    kept = Counter(p.id for p in SqlitePredictionLog(stack.home / "predictions.db").read("late", roles=["live", "canary"]))
+    assert len(acknowledged) >= 20 * rounds
+    assert [name for name in acknowledged if kept[name] != 1] == []
+
+
+def test_kill_9_loses_no_acknowledged_prediction(stack: Stack) -> None:
+    _killed(stack, 3)
+
+
+@pytest.mark.slow
+def test_kill_9_loses_no_acknowledged_prediction_20_times(stack: Stack) -> None:
+    _killed(stack, 20)
+
+
+def test_over_the_wire(stack: Stack) -> None:
+    port, secret = free_port(), stack.tokens.make("w", "admin")
+    with server(stack.home, port), httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+        infer, headers = "/v2/models/late/infer", {"authorization": f"Bearer {secret}"}
+        assert client.post(infer, content=body(FULL)).status_code == 401
+        assert client.post(infer, content=body(FULL), headers=headers).json()["parameters"]["logged"] is True
+        huge = client.post(infer, content=b"[" * (50 << 20), headers=headers)
+        assert (huge.status_code, list(huge.json())) == (413, ["error"])
+        chunked = client.post(infer, content=iter([body(FULL)[:10], body(FULL)[10:]]), headers=headers)
+        assert chunked.status_code == 200
+        nan = client.post(infer, content=body(FULL).replace(b"3.0", b"NaN"), headers=headers)
+        assert (nan.status_code, "NaN" in nan.json()["error"]) == (400, True)
+        assert client.get("/metrics", headers=headers).headers["content-type"].startswith("text/plain")
+        assert json.loads(client.get("/v2/health").text)["logging"]["state"] == "ok"
+
+
+@pytest.mark.parametrize("target", ["nothing.here:app", "serving_kit:nothing", "serving_kit:free_port", "serving_kit"])
+def test_a_target_that_is_no_factory_says_so(target: str) -> None:
+    with pytest.raises(ConfigError, match=target):
+        load(target)
