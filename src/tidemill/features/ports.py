@@ -73,25 +73,73 @@ class OnlineStore(Protocol):
         ...
 
 
-class StreamProcessor(Protocol):
-    """Turns table rows, as they become known, into online state.
+class FeatureReader(Protocol):
+    """Answers requests from online state. Guarantees: those of `StreamProcessor` that speak of reading, as of its last `commit`."""
+
+    def read(self, views: Sequence[FeatureView], keys: Sequence[Mapping[str, Any]], at_us: int) -> list[dict[str, Any]]:
+        """Feature values by full name for each request at time `at_us`; unknown keys give nulls (and 0 for counts). Raises `InvalidError` for a key that a request lacks, and for a time too long ago."""
+        ...
+
+
+class StreamProcessor(FeatureReader, Protocol):
+    """Turns table rows, as they become known, into online state. One writes to a store; other processes use a `FeatureReader`.
 
     Guarantees, each checked by `tidemill.testing.features.StreamProcessorContract`:
         equal: reading at t, after all rows visible at t went in, equals `OfflineStore.join` at t.
         exactly once: a row pushed again (same key, times and values) changes nothing; kill -9 and a restart from the cursor equal an undisturbed run.
         patient: a row whose event time is still ahead is kept and counts from that time on.
+        rewinding: a time up to a day before the newest read (or `advance`) can be read again.
+        versioned: state made under other definitions is never read; its tables are `stale` until `reset`.
     """
+
+    @property
+    def stale(self) -> Sequence[str]:
+        """Tables whose state was made under other definitions of their views."""
+        ...
 
     def push(self, table: str, rows: pa.Table) -> int:
         """Take rows of a table (any order); return how many were new."""
         ...
 
-    def read(self, views: Sequence[FeatureView], keys: Sequence[Mapping[str, Any]], at_us: int) -> list[dict[str, Any]]:
-        """Feature values by full name for each request at time `at_us`; unknown keys give nulls (and 0 for counts)."""
+    def advance(self, at_us: int) -> None:
+        """Say that time has come to `at_us`, so that `commit` can tidy what is older; reads say so as well."""
         ...
 
     def commit(self) -> None:
         """Make everything pushed so far durable."""
+        ...
+
+    def reset(self, table: str) -> None:
+        """Forget all state that came from a table; its rows have to be pushed again."""
+        ...
+
+
+class Served(Protocol):
+    """What parity asks of a logged prediction; `tidemill.serving.ports.Prediction` is one."""
+
+    @property
+    def id(self) -> str:
+        """Names the prediction."""
+        ...
+
+    @property
+    def at_us(self) -> int:
+        """The time it was answered for."""
+        ...
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of `values`."""
+        ...
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        """Model inputs as used; None is null."""
+        ...
+
+    @property
+    def request(self) -> Mapping[str, Any]:
+        """What was asked, with the entity keys."""
         ...
 
 

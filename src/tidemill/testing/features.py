@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -80,7 +81,7 @@ def reference(view: FeatureView, rows: Rows, key: Mapping[str, Any], at: int) ->
     for a in view.aggregates:
         if a.kind == "latest":
             event, _, _, row = max(mine, default=(-(2**62), 0, 0, {}), key=lambda m: m[:3])
-            answer[view.full_name(a)] = row[a.column] if at - event <= a.ttl_us else None
+            answer[view.full_name(a)] = row[str(a.column)] if at - event <= a.ttl_us else None
             continue
         inside = [r for e, _, _, r in mine if e > (at - a.over_us) // a.hop_us * a.hop_us]
         values = [r[a.column] for r in inside if r[a.column] is not None] if a.column else []
@@ -124,7 +125,7 @@ def scans(folder: Path, rows: Mapping[str, Rows], cuts: Sequence[int] = ()) -> d
     for name, all_ in rows.items():
         edges = [0, *sorted(min(c, len(all_)) for c in cuts), len(all_)]
         paths = []
-        for a, b in zip(edges, edges[1:], strict=False):
+        for a, b in pairwise(edges):
             if a < b:
                 paths.append(str(folder / f"{uuid4().hex}.parquet"))
                 pq.write_table(arrow(all_[a:b]), paths[-1])
@@ -212,7 +213,7 @@ class OfflineStoreContract(Contract):
         check()
 
     def test_rows_known_later_change_nothing(self, store: OfflineStore, tmp_path: Path) -> None:
-        """repeatable."""
+        """Repeatable."""
 
         @settings(max_examples=EXAMPLES // 2, deadline=None, suppress_health_check=list(HealthCheck))
         @given(histories(), histories(), _SPINE)
@@ -226,7 +227,7 @@ class OfflineStoreContract(Contract):
         check()
 
     def test_a_spine_row_may_occur_often(self, store: OfflineStore, tmp_path: Path) -> None:
-        """aligned."""
+        """Aligned."""
         rows = [_row(happened=MINUTE, learned=MINUTE, delay=3.0)]
         spine = [{"place": "a", "lane": 1, AT: 2 * MINUTE}] * 3 + [{"place": "b", "lane": 1, AT: 2 * MINUTE}]
         joined = store.join(spine_table(spine), VIEWS, scans(tmp_path, {"keyed": rows, "plain": rows}))
@@ -303,7 +304,7 @@ class OnlineStoreContract(Contract):
         check()
 
     def test_a_write_is_all_or_nothing(self, open_store: Callable[[], OnlineStore]) -> None:
-        """atomic."""
+        """Atomic."""
         store = open_store()
         store.write({("v", "k"): b"1"}, {"v": "1"})
         with pytest.raises(Exception):  # noqa: B017, PT011 - whatever the engine raises for a value it cannot hold
@@ -353,6 +354,7 @@ class StreamProcessorContract(Contract):
                     replay.pushed[name] += batch
                     assert processor.push(name, arrow(batch)) == 0
                 replay.compare(processor, at)
+                replay.compare(processor, data.draw(st.integers(max(0, at - 12 * MINUTE), at), "earlier"))
                 if data.draw(st.booleans(), "restart"):
                     processor.commit()
                     processor = open_processor()
@@ -361,7 +363,7 @@ class StreamProcessorContract(Contract):
         check()
 
     def test_what_was_not_committed_can_be_pushed_again(self, open_processor: Callable[..., StreamProcessor]) -> None:
-        """exactly once: a crash before commit leaves the older whole state."""
+        """Exactly once: a crash before commit leaves the older whole state."""
         rows = [_row(id=str(i), happened=i * MINUTE, learned=i * MINUTE, delay=float(i)) for i in range(6)]
         replay, processor = _Replay(open_processor), open_processor(fresh=True)
         processor.push("keyed", arrow(rows[:3]))

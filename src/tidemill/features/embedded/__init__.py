@@ -2,6 +2,7 @@
 
 from tidemill.features.embedded.offline import DuckOfflineStore
 from tidemill.features.embedded.online import SqliteOnlineStore
-from tidemill.features.embedded.processor import OnlineReader, TileProcessor
+from tidemill.features.embedded.processor import TileProcessor
+from tidemill.features.embedded.reader import OnlineReader
 
 __all__ = ["DuckOfflineStore", "OnlineReader", "SqliteOnlineStore", "TileProcessor"]

@@ -44,10 +44,11 @@ def join(parts: Sequence[Int64], base: int) -> Float64:
     for i in range(len(parts) - 1):
         parts[i + 1] = parts[i + 1] + (parts[i] >> _BITS)
         parts[i] = parts[i] & ((1 << _BITS) - 1)
-    total = parts[-1].astype(np.float64)
-    for part in reversed(parts[:-1]):
-        total = total * float(1 << _BITS) + part
-    return np.asarray(np.ldexp(total, base), dtype=np.float64)
+    with np.errstate(over="ignore"):
+        total = np.zeros(len(parts[0]))
+        for i in reversed(range(len(parts))):
+            total = total + np.ldexp(parts[i].astype(np.float64), base + _BITS * i)
+    return np.asarray(total, dtype=np.float64)
 
 
 def grow(partials: list[float], value: float) -> None:
@@ -55,7 +56,7 @@ def grow(partials: list[float], value: float) -> None:
     i = 0
     for partial in partials:
         if abs(value) < abs(partial):
-            value, partial = partial, value  # noqa: PLW2901
+            value, partial = partial, value
         high = value + partial
         low = partial - (high - value)
         if low:

@@ -1,7 +1,8 @@
 """What the processor remembers of one table: rows that a correction may still take back, and rows it has seen.
 
-Rows are kept as long as their event, or the news of it, lies within the longest window of the table's views; a row that is older
-counts nowhere. They are written as a log: each commit adds one segment, and a segment whose rows are all forgotten is dropped.
+Rows are kept as long as their event, or the news of it, lies within the longest window of the table's views and `REWIND_US` before;
+a row that is older counts nowhere. So a state can also be made anew for a time that has passed (`history`): a loop that was killed
+reads its last tick again. Rows are written as a log: each commit adds one segment, and one whose rows are all forgotten is dropped.
 """
 
 from __future__ import annotations
@@ -15,9 +16,13 @@ from typing import Any
 import msgspec
 
 from tidemill.core.definitions import Table
+from tidemill.core.errors import InvalidError
+from tidemill.core.instants import DAY_US, format_instant
 from tidemill.features.embedded.decode import Part, Taken
-from tidemill.features.embedded.tiles import FOREVER, NEVER, ViewPlan
+from tidemill.features.embedded.tiles import FOREVER, NEVER, Row, ViewPlan
 
+REWIND_US = DAY_US
+"""How far before the newest read a read may be."""
 _MANY = 64
 """Segments beyond which opening the memory merges them."""
 
@@ -32,6 +37,8 @@ class TableMemory:
         self.table, self.plans, self.digest = table, plans, digest
         self.retention = max(p.retention for p in plans)
         self.known_us = NEVER
+        self._floor = NEVER
+        self._index: dict[tuple[str, Any], list[tuple[Row, int, int]]] | None = None
         self._number = 0
         self._revisions: dict[Any, list[Kept]] = {}
         self._horizons: list[tuple[int, int, Any]] = []
@@ -55,14 +62,35 @@ class TableMemory:
         end = revisions[place + 1][0] if place + 1 < len(revisions) else FOREVER
         self._note(identity, kept)
         self._unsaved.append((identity, *kept))
+        self._index = None
         return kept, end, revisions[place - 1] if place else None
 
     def _note(self, identity: Any, kept: Kept) -> None:
         heappush(self._horizons, (_horizon(kept), kept[1], identity))
         self.known_us = max(self.known_us, kept[0])
 
-    def forget(self, before: int) -> None:
-        """Drop identities whose revisions all lie before `before`, and segments that hold nothing else."""
+    def history(self, plan: ViewPlan, key: Any, at: int) -> list[tuple[Row, int, int]]:
+        """Rows of a key with the interval in which each counts. Raises `InvalidError` when rows that counted at `at` are forgotten."""
+        if at - plan.retention < self._floor:
+            raise InvalidError(
+                f"feature view {plan.view.name!r} can be read online from {format_instant(self._floor + plan.retention)} on, not at "
+                f"{format_instant(at)}; ask the offline store for the past"
+            )
+        if self._index is None:
+            self._index = {}
+            for revisions in self._revisions.values():
+                ends = [*(r[0] for r in revisions[1:]), FOREVER]
+                for (known, number, event, _, parts), end in zip(revisions, ends, strict=True):
+                    for named, part in zip(self.plans, parts, strict=True):
+                        if part is not None:
+                            item = ((event, known, number, part[1]), max(event, known), end)
+                            self._index.setdefault((named.view.name, part[0]), []).append(item)
+        return self._index.get((plan.view.name, key), [])
+
+    def forget(self, clock: int) -> None:
+        """Drop identities that cannot matter from `clock` less `REWIND_US` on, and segments that hold nothing else."""
+        before = self._floor = max(self._floor, clock - self.retention - REWIND_US)
+        self._index = None
         while self._horizons and self._horizons[0][0] < before:
             identity = heappop(self._horizons)[2]
             revisions = self._revisions.get(identity)
@@ -83,6 +111,7 @@ class TableMemory:
             "digest": self.digest,
             "known_us": self.known_us,
             "clock_us": clock,
+            "floor_us": self._floor,
             "number": self._number,
             "segments": self._segments,
             "next": self._next,
@@ -97,7 +126,8 @@ class TableMemory:
 
     def load(self, cursor: Mapping[str, Any], bodies: Sequence[bytes | None]) -> None:
         """Go on from a cursor and the segments that it names."""
-        self.known_us, self._number, self._next = cursor["known_us"], cursor["number"], cursor["next"]
+        self.known_us, self._floor = cursor["known_us"], cursor["floor_us"]
+        self._number, self._next = cursor["number"], cursor["next"]
         self._segments, self._dead = [tuple(s) for s in cursor["segments"]], list(cursor["dead"])
         everything: list[Any] = []
         for body in bodies:

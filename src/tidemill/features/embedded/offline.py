@@ -31,7 +31,11 @@ class DuckOfflineStore:
 
     def __init__(self, *, threads: int = 2, memory_limit: str = "1GB") -> None:
         spill = Path(tempfile.gettempdir()) / f"tidemill-duckdb-{os.getpid()}"
-        config = {"threads": threads, "memory_limit": memory_limit, "temp_directory": str(spill)}
+        config: dict[str, str | bool | int | float | list[str]] = {
+            "threads": threads,
+            "memory_limit": memory_limit,
+            "temp_directory": str(spill),
+        }
         self._db = duckdb.connect(config=config)
 
     def join(self, spine: pa.Table, views: Sequence[FeatureView], scans: Mapping[str, Scan]) -> pa.Table:

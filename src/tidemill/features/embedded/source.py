@@ -85,11 +85,9 @@ def load(db: duckdb.DuckDBPyConnection, scan: Scan, table: Table, views: Sequenc
     found = db.sql(query(table, scan, picked, until_us), params=[list(scan.paths)]).to_arrow_table()
     if pc.any(found["_doubt"]).as_py():
         found = db.sql(query(table, scan, picked, until_us, distinct=True), params=[list(scan.paths)]).to_arrow_table()
-    clocks = [found[f"_{name}"].to_numpy() for name in ("event", "known", "visible", "end", "order")]
-    active = clocks[3] > clocks[2]
-    if active.all():
-        return Rows(*clocks, columns=found)
-    return Rows(*(c[active] for c in clocks), columns=found.filter(pa.array(active)))
+    found = found.filter(pc.greater(found["_end"], found["_visible"]))
+    event, known, visible, end, order = (found[f"_{name}"].to_numpy() for name in ("event", "known", "visible", "end", "order"))
+    return Rows(event, known, visible, end, order, found)
 
 
 def query(table: Table, scan: Scan, picked: dict[str, str], until_us: int, *, distinct: bool = False) -> str:

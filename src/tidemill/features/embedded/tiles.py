@@ -9,7 +9,7 @@ so a row can be taken out again.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,7 +51,10 @@ class WindowPlan:
 
     def empty(self) -> Tile:
         """A tile without rows."""
-        return [0, *(part for _ in self.summed for part in (0, [])), *({} for _ in self.ordered)]
+        tile: Tile = [0]
+        for _ in self.summed:
+            tile += [0, []]
+        return tile + [{} for _ in self.ordered]
 
     def change(self, tile: Tile, values: Sequence[Any], sign: int) -> None:
         """Add a row's values to a tile (`sign` 1) or take them out (-1)."""
@@ -92,7 +95,7 @@ class ViewPlan:
     """How rows of a view's table change the state of a key, and how the state is read."""
 
     def __init__(self, view: FeatureView) -> None:
-        self.view = view
+        self.view, self.keys = view, view.keys
         self.fields: list[tuple[str, bool]] = []
         self.windows: list[WindowPlan] = []
         self.latest: list[tuple[str, int, int]] = []
@@ -153,6 +156,14 @@ class ViewPlan:
                 insort(state.ahead, (new, number, -1, row))
         elif visible > clock:
             self.add(state, row, visible, new)
+
+    def rebuild(self, history: Iterable[tuple[Row, int, int]], at: int) -> State:
+        """The state at `at` from rows with the intervals in which they count."""
+        state = self.new()
+        for row, visible, end in history:
+            self.add(state, row, visible, end)
+        self.advance(state, at)
+        return state
 
     def advance(self, state: State, at: int) -> None:
         """Move the state's clock forward to `at`."""

@@ -1,0 +1,161 @@
+"""Parity: every served value against the offline path at the same time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tidemill.core.definitions import Service
+from tidemill.core.instants import parse_instant, to_us
+from tidemill.features.causes import guess
+from tidemill.features.ondemand import append_on_demand
+from tidemill.features.ports import AT, Difference, OfflineStore, ParityReport, Served
+from tidemill.versioning.ports import Scan
+
+TOLERANCE = 1e-9
+"""Relative difference up to which two floats are equal."""
+_CHUNK = 100_000
+_EXAMPLES = 12
+
+
+@dataclass(slots=True)
+class Found:
+    """A difference and what is needed to look for its cause."""
+
+    prediction: Served
+    column: str
+    served: Any
+    expected: Any
+
+
+def verify(
+    service: Service,
+    served: Iterable[Served],
+    offline: OfflineStore,
+    scans: Mapping[str, Scan],
+    *,
+    progress: Callable[[int], None] = lambda _rows: None,
+) -> ParityReport:
+    """Recompute served rows offline at their own times and compare column by column.
+
+    Floats are equal to 1e-9 relative, NaN equals null. Rows that brought all their inputs along are left out, since nothing
+    was looked up for them.
+
+    Args:
+        service: what was served.
+        served: predictions of the service, for example `PredictionLog.read(service.name, roles=("live", "canary"))`.
+        offline: the offline path.
+        scans: where rows are, by table name: those of the views, and of the spine if the types of its columns should be used.
+        progress: called with the number of rows compared so far.
+
+    Returns:
+        Counts, and for each column that differs a dozen examples with the likely cause.
+    """
+    rows = values = 0
+    by_column: dict[str, int] = {}
+    found: dict[str, list[Found]] = {}
+    stream = (p for p in served if all(name in p.request for name in service.request_columns if name != AT))
+    for chunk in _chunks(stream, _CHUNK):
+        expected = recompute(service, chunk, offline, scans)
+        rows += len(chunk)
+        for columns, places in _by_columns(chunk).items():
+            known = [c for c in columns if c in service.columns]
+            values += len(known) * len(places)
+            for column in known:
+                given = [chunk[i].values[columns.index(column)] for i in places]
+                wanted = expected[column].take(pa.array(places))
+                different = np.flatnonzero(~equal(given, wanted))
+                by_column[column] = by_column.get(column, 0) + len(different)
+                for i in different[: _EXAMPLES - len(found.get(column, ()))]:
+                    found.setdefault(column, []).append(Found(chunk[places[i]], column, given[i], wanted[int(i)].as_py()))
+        progress(rows)
+    examples = [e for column in found.values() for e in _explained(service, column, offline, scans)]
+    return ParityReport(service.name, rows, values, sum(by_column.values()), tuple(examples), by_column)
+
+
+def _explained(service: Service, found: Sequence[Found], offline: OfflineStore, scans: Mapping[str, Scan]) -> list[Difference]:
+    def at(shift_us: int) -> list[Any]:
+        moved = recompute(service, [f.prediction for f in found], offline, scans, shift_us=shift_us)
+        values: list[Any] = moved[found[0].column].to_pylist()
+        return values
+
+    causes = guess(service, [(f.prediction, f.column, f.served, f.expected) for f in found], at, offline, scans)
+    return [Difference(f.prediction.id, f.column, f.served, f.expected, cause) for f, cause in zip(found, causes, strict=True)]
+
+
+def recompute(
+    service: Service, predictions: Sequence[Served], offline: OfflineStore, scans: Mapping[str, Scan], *, shift_us: int = 0
+) -> pa.Table:
+    """The service's columns for these predictions, from their requests and the offline path; `shift_us` moves all times of the requests."""
+    spine = scans.get(service.spine.name)
+    times = {service.spine.event_time, service.spine.known_time}
+    columns = {AT: pa.array([p.at_us + shift_us for p in predictions], pa.int64()).cast(pa.timestamp("us", "UTC"))}
+    for name in service.request_columns:
+        if name == AT:
+            continue
+        kind = spine.schema.field(name).type if spine is not None and name in spine.schema.names else None
+        if kind is None and name in times:
+            kind = pa.timestamp("us", "UTC")
+        columns[name] = _column([p.request[name] for p in predictions], kind, shift_us)
+    return append_on_demand(service, offline.join(pa.table(columns), service.views, scans))
+
+
+def _column(values: list[Any], kind: pa.DataType | None, shift_us: int) -> pa.Array:
+    if kind is not None and pa.types.is_timestamp(kind):
+        return pa.array([None if v is None else _micros(v) + shift_us for v in values], pa.int64()).cast(pa.timestamp("us", "UTC"))
+    if kind is not None and pa.types.is_integer(kind):
+        kind = pa.int64()
+        values = [int(v) if isinstance(v, float) and v.is_integer() else v for v in values]
+    return pa.array(values, kind)
+
+
+def _micros(value: Any) -> int:
+    if isinstance(value, datetime):
+        return to_us(value)
+    return parse_instant(value) if isinstance(value, str) else int(value)
+
+
+def equal(served: Sequence[Any], expected: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    """Which served values the offline path confirms."""
+    kind = expected.type
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind) or pa.types.is_decimal(kind):
+        wanted = np.asarray(
+            expected.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+            if isinstance(expected, pa.Array)
+            else expected.cast(pa.float64(), safe=False).to_numpy()
+        )
+        numeric = np.fromiter((v is None or isinstance(v, int | float) for v in served), dtype=bool, count=len(served))
+        given = np.array([v if ok and v is not None else np.nan for v, ok in zip(served, numeric, strict=True)], dtype=np.float64)
+        close = np.isclose(given, wanted, rtol=TOLERANCE, atol=0.0) | (np.isnan(given) & np.isnan(wanted))
+        return np.asarray(numeric & close)
+    wanted_values = expected.to_pylist()
+    return np.fromiter((_same(a, b) for a, b in zip(served, wanted_values, strict=True)), dtype=bool, count=len(served))
+
+
+def _same(served: Any, expected: Any) -> bool:
+    null = served is None or served != served
+    if null or expected is None:
+        return null and expected is None
+    if isinstance(expected, datetime):
+        return bool(_micros(served) == to_us(expected))
+    return bool(served == expected)
+
+
+def _by_columns(predictions: Sequence[Served]) -> dict[tuple[str, ...], list[int]]:
+    grouped: dict[tuple[str, ...], list[int]] = {}
+    for i, prediction in enumerate(predictions):
+        grouped.setdefault(prediction.columns, []).append(i)
+    return grouped
+
+
+def _chunks(items: Iterable[Served], size: int) -> Iterator[list[Served]]:
+    stream = iter(items)
+    while chunk := list(islice(stream, size)):
+        yield chunk
