@@ -15,7 +15,9 @@ _TEXT = sa.Text()
 
 def _t(name: str, *columns: sa.Column[object] | sa.Index | sa.PrimaryKeyConstraint, clustered: bool = False) -> sa.Table:
     """A table; `clustered` keeps its rows in the order of the primary key (SQLite's WITHOUT ROWID)."""
-    return sa.Table(name, metadata, *columns, sqlite_with_rowid=not clustered)
+    if clustered:
+        return sa.Table(name, metadata, *columns, sqlite_with_rowid=False)
+    return sa.Table(name, metadata, *columns)
 
 
 def _c(name: str, kind: Any = _TEXT, *, null: bool = False, key: bool = False) -> sa.Column[object]:
@@ -27,7 +29,9 @@ _NAME = sa.String(191)
 _US = sa.BigInteger()
 _INT = sa.Integer()
 _NUM: Any = sa.Double()
-_JSON = sa.Text()
+_LONG = 2**32 - 1  # MySQL's TEXT and BLOB end at 64 KB without it
+LONG_TEXT = _JSON = sa.Text().with_variant(sa.Text(_LONG), "mysql", "mariadb")
+LONG_BYTES = sa.LargeBinary().with_variant(sa.LargeBinary(_LONG), "mysql", "mariadb")
 
 # every state change, in order: the audit log and what the console streams
 event = _t(
@@ -234,7 +238,7 @@ profile = _t(
     _c("from_us", _US, key=True),
     _c("until_us", _US, key=True),
     _c("rows", sa.BigInteger()),
-    _c("body", sa.LargeBinary()),
+    _c("body", LONG_BYTES),
     _c("at_us", _US),
 )
 
