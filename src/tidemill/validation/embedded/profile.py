@@ -197,10 +197,10 @@ def _deciles(quantiles: Quantiles) -> Floats:
 
 
 def _histogram(numbers: Numbers) -> dict[str, list[float]]:
-    """Bars of equal width over the middle 99 % of the values; the outer bars reach to the least and the greatest value."""
+    """Bars of equal width over the middle 98 % of the values; the outer bars reach to the least and the greatest value."""
     if not numbers.quantiles.n:
         return {"edges": [], "counts": []}
-    low, high = numbers.quantiles.at(np.array([0.005, 0.995]))
+    low, high = numbers.quantiles.at(np.array([0.01, 0.99]))
     edges = np.linspace(low, high, _BARS + 1) if low < high else np.array([low, high])
     reached = numbers.quantiles.below(edges)
     reached[0], reached[-1] = 0, numbers.quantiles.n
