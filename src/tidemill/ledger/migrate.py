@@ -72,7 +72,7 @@ def check(url: str) -> Check:
     return Check(url, revision, head, "current" if revision == head else "older", differences)
 
 
-def write_revision(message: str, number: str, folder: Path = FOLDER) -> Path:
+def write_revision(message: str, number: str, folder: Path | None = None) -> Path:
     """For developers: write the revision that takes a ledger from the newest revision to `schema.py`."""
     with TemporaryDirectory() as scratch, _connection(f"sqlite:///{scratch}/ledger.db") as db:
         command.upgrade(_config(db, folder), "head")
@@ -111,9 +111,9 @@ def _connection(url: str, *, write: bool = True) -> Iterator[sa.Connection]:
         queue.settle(number)
 
 
-def _config(db: sa.Connection, folder: Path = FOLDER) -> Config:
+def _config(db: sa.Connection, folder: Path | None = None) -> Config:
     config = Config()
-    config.set_main_option("script_location", str(folder).replace("%", "%%"))
+    config.set_main_option("script_location", str(folder or FOLDER).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = db
     return config
