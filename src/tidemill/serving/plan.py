@@ -16,7 +16,7 @@ import numpy.typing as npt
 from tidemill.core.definitions import Service
 from tidemill.core.errors import InvalidError
 from tidemill.core.instants import parse_instant, to_us
-from tidemill.features.ports import AT, StreamProcessor
+from tidemill.features.ports import AT, FeatureReader
 
 Arrays = dict[str, npt.NDArray[Any]]
 OnDemandFunction = Callable[[Service, Arrays], Arrays]
@@ -26,7 +26,7 @@ OnDemandFunction = Callable[[Service, Arrays], Arrays]
 class Plan:
     """How a service gets its model's inputs. Made by `compile_plan`; safe to share between threads if the processor is."""
 
-    def __init__(self, service: Service, processor: StreamProcessor, on_demand: OnDemandFunction | None) -> None:
+    def __init__(self, service: Service, processor: FeatureReader, on_demand: OnDemandFunction | None) -> None:
         self.service = service
         self.columns = service.columns
         self.needs = service.request_columns
@@ -38,10 +38,11 @@ class Plan:
         self._computed = tuple(name for name in self.columns if name in made)
         reads = dict.fromkeys(name for f in service.on_demand for name in f.inputs if name not in made)
         self._reads = tuple(reads)
-        self.texts = frozenset(key for view in service.views for key in view.keys)
+        self._seen_texts: set[str] = set()
         self.used = frozenset((*self.columns, *self.needs))
         self.known = self.used | {service.key}
         self._times = frozenset((service.spine.event_time, service.spine.known_time, AT))
+        self.texts = self._times.union(*(view.keys for view in service.views))
 
     def carries_inputs(self, request: Mapping[str, Any]) -> bool:
         """Whether a request brings every model input itself, so that nothing is looked up."""
@@ -95,7 +96,7 @@ class Plan:
     def _compute(self, values: list[dict[str, Any]]) -> dict[str, list[Any]]:
         if not self._computed or self._on_demand is None:
             return {}
-        arrays = {name: as_array(name, [row[name] for row in values], time=name in self._times) for name in self._reads}
+        arrays = {name: self._array(name, [row[name] for row in values]) for name in self._reads}
         computed = self._on_demand(self.service, arrays)
         out: dict[str, list[Any]] = {}
         for name in self._computed:
@@ -105,8 +106,14 @@ class Plan:
             out[name] = [plain(name, value) for value in column]
         return out
 
+    def _array(self, name: str, values: list[Any]) -> npt.NDArray[Any]:
+        array = as_array(name, values, time=name in self._times, text=name in self._seen_texts)
+        if array.dtype == object:
+            self._seen_texts.add(name)
+        return array
 
-def compile_plan(service: Service, processor: StreamProcessor, on_demand: OnDemandFunction | None = None) -> Plan:
+
+def compile_plan(service: Service, processor: FeatureReader, on_demand: OnDemandFunction | None = None) -> Plan:
     """Decide once how `service` gets its model's inputs.
 
     Args:
@@ -134,28 +141,23 @@ def plain(name: str, value: Any) -> Any:
     raise InvalidError(f"column {name!r} is {kind.__name__}; a model input is a number, a text or null")
 
 
-def as_array(name: str, values: list[Any], *, time: bool = False) -> npt.NDArray[Any]:
-    """One column for an on-demand function: datetime64[us], float64 with NaN, int64 or bool without nulls, or texts as objects.
+def as_array(name: str, values: list[Any], *, time: bool = False, text: bool = False) -> npt.NDArray[Any]:
+    """One column for an on-demand function: float64 with NaN, datetime64[us] with NaT, or texts as objects with None.
 
     Args:
         name: for the error message.
         values: what the requests carry or the look-up found.
         time: whether texts and integers mean a time (ISO 8601, microseconds).
+        text: whether a column of nulls alone is one of texts.
     """
     kinds = {type(value) for value in values if value is not None}
     if time or any(issubclass(kind, datetime | np.datetime64) for kind in kinds):
         return np.array([_time(name, value) for value in values], dtype="datetime64[us]")
-    whole = len(values) == sum(value is not None for value in values)
-    if whole and kinds == {bool}:
-        return np.array(values, dtype=np.bool_)
-    if whole and kinds == {int}:
-        return np.array(values, dtype=np.int64)
-    if str in kinds:
+    if (text and not kinds) or (kinds and all(issubclass(kind, str) for kind in kinds)):
         return np.array(values, dtype=object)
-    try:
-        return np.array(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InvalidError(f"column {name!r} mixes {', '.join(sorted(k.__name__ for k in kinds))}; send one kind") from error
+    if not all(issubclass(kind, int | float | np.number | np.bool_) for kind in kinds):
+        raise InvalidError(f"column {name!r} mixes {', '.join(sorted(k.__name__ for k in kinds))}; send numbers, texts or times")
+    return np.array(values, dtype=np.float64)
 
 
 def _time(name: str, value: Any) -> np.datetime64:

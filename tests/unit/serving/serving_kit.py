@@ -55,7 +55,7 @@ FULL = {"sky__wind": 3.0, "sky__cover": "cloudy", "carrier": "UA", "hour": 17.0,
 
 
 class Sky:
-    """A `StreamProcessor` that knows the weather of some airports, and counts how often it is asked."""
+    """A `FeatureReader` that knows the weather of some airports, and counts how often it is asked."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[int, int]] = []

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 from serving_kit import COLUMNS, FULL, LATE, LOOKUP, Sky, Stack, apply
 
+from tidemill.core.definitions import Service, on_demand
 from tidemill.core.errors import InvalidError
 from tidemill.serving import compile_plan
 from tidemill.serving.plan import as_array, plain
@@ -94,13 +96,31 @@ def test_what_is_kept_of_a_request(tmp_path: Path) -> None:
 
 
 def test_arrays_have_the_kind_their_values_have() -> None:
-    assert as_array("c", [1, 2]).dtype == np.int64
-    assert as_array("c", [True, False]).dtype == np.bool_
+    assert as_array("c", [1, True, 2.5]).tolist() == [1.0, 1.0, 2.5]
     assert np.isnan(as_array("c", [1, None])[1])
+    assert np.isnan(as_array("c", [None])[0])
+    assert as_array("c", [None], text=True).tolist() == [None]
     assert as_array("c", ["a", None]).tolist() == ["a", None]
     assert np.isnat(as_array("c", [None], time=True)[0])
     with pytest.raises(InvalidError, match="'c' mixes"):
-        as_array("c", [1.0, b"x"])
+        as_array("c", [1.0, "x"])
+
+
+def test_a_column_of_texts_stays_one_when_a_request_has_null(sky: Sky) -> None:
+    kinds = []
+
+    def remember(_service: Service, columns: dict[str, Any]) -> dict[str, Any]:
+        kinds.append(columns["carrier"].dtype)
+        return {"known": columns["carrier"] != None}  # noqa: E711
+
+    @on_demand
+    def known(carrier: Any) -> Any:
+        return carrier
+
+    plan = compile_plan(replace(LATE, features=[known]), sky, remember)
+    assert plan.inputs([{"carrier": "UA"}, {"carrier": None}], [1, 1]) == [(1.0,), (0.0,)]
+    assert plan.inputs([{"carrier": None}], [1]) == [(0.0,)]
+    assert kinds == [object, object]
 
 
 def test_plain_values() -> None:

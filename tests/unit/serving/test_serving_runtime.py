@@ -22,6 +22,8 @@ from tidemill.core.errors import InvalidError, RefusedError
 from tidemill.serving.embedded import OnnxRuntime
 from tidemill.serving.embedded.refuse import is_pickle
 from tidemill.testing.models import write_linear_model
+from tidemill.training.package import pack_model
+from tidemill.training.ports import Model
 
 PICKLED = pickle.dumps(ValueError("x"))
 
@@ -211,3 +213,17 @@ def test_lightgbm_of_another_width_is_refused(tmp_path: Path, booster: lightgbm.
 def test_rows_of_another_width_say_so(folder: Path) -> None:
     with pytest.raises(InvalidError, match="1 values where the model takes 2: a, b"):
         OnnxRuntime().load(folder).predict([(1.0, 2.0), (1.0,)])
+
+
+def test_what_training_packs_is_loaded_and_scores_as_the_native_model(tmp_path: Path, booster: lightgbm.Booster) -> None:
+    meta = {"example": [[0.5, None, "x"], [1.0, 2.0, None]]}
+    packed = Model("lightgbm", booster.model_to_string().encode(), ("a", "b", "c"), {"c": ("w", "x")}, meta=meta)
+    (tmp_path / "packed").mkdir()
+    pack_model(packed, tmp_path / "packed")
+    model = OnnxRuntime().load(tmp_path / "packed")
+    assert (model.features, model.texts) == (("a", "b", "c"), frozenset({"c"}))
+    rng = np.random.default_rng(3)
+    rows = [(float(a), None if a > 1 else float(b), [None, "w", "x", "new"][i % 4]) for i, (a, b) in enumerate(rng.normal(size=(300, 2)))]
+    x = np.array([[a, np.nan if b is None else b, {"w": 0.0, "x": 1.0}.get(str(c), -1.0)] for a, b, c in rows])
+    np.testing.assert_allclose(model.predict(rows), booster.predict(x), atol=1e-6)
+    assert [model.predict([row])[0] for row in rows[:50]] == model.predict(rows).tolist()[:50]

@@ -72,7 +72,7 @@ def test_protocol_pages(stack: Stack) -> None:
         "hour": "FP64",
         "gust": "FP64",
         "origin": "BYTES",
-        "scheduled_at": "FP64",
+        "scheduled_at": "BYTES",
         "factor": "FP64",
     }
     assert got["/v2/models/late/versions/2"].json()["versions"] == ["2"]

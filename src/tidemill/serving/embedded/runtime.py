@@ -60,6 +60,14 @@ class TabularModel:
         """Score rows of values in `features` order, shape (n,). Raises `InvalidError` naming the column that is no number."""
         return self._score(self.matrix(rows))
 
+    def decoded(self, row: list[Any]) -> list[Any]:
+        """A row of MLflow's input example, in which texts may have been coded, as a request would bring it."""
+        out = list(row)
+        for i, codes in self._codes:
+            if isinstance(out[i], int | float):
+                out[i] = next((text for text, code in codes.items() if code == out[i]), None)
+        return out
+
     def matrix(self, rows: Sequence[Sequence[Any]]) -> npt.NDArray[np.float64]:
         """The rows as the model sees them, shape (n, features)."""
         try:
@@ -188,7 +196,7 @@ def _positive(out: npt.NDArray[Any]) -> Scores:
 
 
 def _warm_up(model: TabularModel, folder: Path, manifest: Mapping[str, Any]) -> None:
-    rows = _example(folder, manifest, model.features)
+    rows = [model.decoded(row) for row in _example(folder, manifest, model.features)]
     try:
         scores = model.predict(rows or [[None] * len(model.features)])
     except Exception as error:
