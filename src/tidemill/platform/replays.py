@@ -52,7 +52,9 @@ def replay(
     """
     from tidemill.retraining import replay as history
 
-    prepared, platforms = prepare(project, from_us=from_us, until_us=until_us, policies=policies, overrides=overrides, service=service, home=home)
+    prepared, platforms = prepare(
+        project, from_us=from_us, until_us=until_us, policies=policies, overrides=overrides, service=service, home=home
+    )
     try:
         return history.run(prepared, progress)
     finally:
@@ -84,7 +86,8 @@ def prepare(
     asked = main.definitions.service(service)
     _refuse_mixing(main, asked)
     others = [
-        Platform.open(project, [*overrides, f"retraining={name}"], clock=clock, home=main.home / "replay" / name, share=main) for name in names[1:]
+        Platform.open(project, [*overrides, f"retraining={name}"], clock=clock, home=main.home / "replay" / name, share=main)
+        for name in names[1:]
     ]
     platforms = [main, *others]
     past = world.from_sources(main.definitions.tables, main.sources, main.auditor)
@@ -118,8 +121,8 @@ def _refuse_mixing(platform: Platform, service: Service) -> None:
     """A home with runs that no replay made is a project in use."""
     with platform.ledger.read() as db:
         runs = db.execute(sa.select(sa.func.count()).select_from(schema.run).where(schema.run.c.service == service.name)).scalar_one()
-        replays = db.execute(sa.select(sa.func.count()).select_from(schema.state).where(schema.state.c.name.like("replay-tick:%"))).scalar_one()
+        replays = db.execute(
+            sa.select(sa.func.count()).select_from(schema.state).where(schema.state.c.name.like("replay-tick:%"))
+        ).scalar_one()
     if runs and not replays:
-        raise InvalidError(
-            f"{platform.home} holds {runs} runs of the present; replay into a home of its own: add -o home=.tidemill-replay"
-        )
+        raise InvalidError(f"{platform.home} holds {runs} runs of the present; replay into a home of its own: add -o home=.tidemill-replay")

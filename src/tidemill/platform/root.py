@@ -79,6 +79,13 @@ class Platform:
             platform.__dict__.update({name: getattr(share, name) for name in (*SHARED, "definitions")})
         return platform
 
+    def beside(self, folder: Path) -> Platform:
+        """This platform with the code of another folder: same ledger, data and models, other definitions."""
+        other = Platform(folder, self.config, self.clock)
+        own = ("ledger", "registry", "tracker", "tuner", "trainer", "router", "log", "metrics", "catalog")
+        other.__dict__.update({name: getattr(self, name) for name in (*SHARED, *own)})
+        return other
+
     def _port(self, setting: str, **schemes: Callable[[str], Any]) -> Any:
         """Open what the URL of `setting` names: an embedded default, or an adapter registered under the scheme."""
         url = getattr(self.config.stack, setting)

@@ -81,7 +81,8 @@ class Loop:
     """The platform as the loop sees it. `triggers` overrides the services' own (None: theirs).
 
     `launch` starts the run of a cause under the id `cause.run_id`, here or in another process; starting it again is harmless.
-    `holdout` gives the rows that a version is judged on; `elsewhere` is this loop with the code of another folder.
+    `holdout` gives the rows that a version is judged on; `elsewhere` is this loop with the code of another
+    folder and its tables pinned to snapshots.
     """
 
     project: Path
@@ -107,6 +108,6 @@ class Loop:
     audit: Callable[[str, pa.Table], Audit]
     launch: Callable[[Loop, Cause], None]
     holdout: Callable[[ModelVersion], HoldoutRows]
-    elsewhere: Callable[[Path], Loop]
+    elsewhere: Callable[[Path, Mapping[str, int]], Loop]
     triggers: Sequence[Trigger] | None = None
     actor: str = "reconciler"

@@ -64,7 +64,7 @@ def observe(loop: Loop, service: Service, now_us: int) -> Observed:
         deployed = db.execute(sa.select(schema.deployment.c.version).where(schema.deployment.c.service == service.name)).scalars().all()
         d = schema.decision
         query = sa.select(d).where(d.c.service == service.name, d.c.kind.in_(("gate", "supersede"))).order_by(d.c.at_us, d.c.id)
-        verdicts = {int(v.cause["version"]): v for v in (as_decision(row) for row in db.execute(query).mappings())}
+        verdicts = _verdicts([as_decision(row) for row in db.execute(query).mappings()], live)
     return Observed(
         live=live,
         candidates=candidates,
@@ -76,6 +76,14 @@ def observe(loop: Loop, service: Service, now_us: int) -> Observed:
         due=triggers.due(loop, service, now_us),
         move=_move(loop, service, live, candidates, verdicts, now_us),
     )
+
+
+def _verdicts(found: Sequence[Decision], live: Deployed | None) -> dict[int, Decision]:
+    """By version: what holds against the version that is live now, else the newest; being set aside is final."""
+    against = live.version if live else None
+    newest = {int(d.cause["version"]): d for d in found}
+    present = {int(d.cause["version"]): d for d in found if d.kind == "gate" and d.cause.get("champion") == against}
+    return newest | present | {int(d.cause["version"]): d for d in found if d.kind == "supersede"}
 
 
 def _alias(loop: Loop, service: Service) -> int | None:
@@ -114,7 +122,8 @@ def plan(service: Service, seen: Observed, now_us: int) -> list[Action]:
 def _versions(service: Service, seen: Observed, now_us: int) -> list[Action]:
     """Judge what is new, start the newest that passed, set aside those it overtook."""
     against = seen.live.version if seen.live else None
-    fresh = [v for v in seen.versions if v.version not in seen.deployed and v.version > (against or 0)]
+    unfinished = {cause.run_id for cause in seen.open}
+    fresh = [v for v in seen.versions if v.version not in seen.deployed and v.version > (against or 0) and v.run_id not in unfinished]
     pending: list[Action] = []
     passed: list[Decision] = []
     for version in fresh:

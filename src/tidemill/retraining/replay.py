@@ -19,7 +19,7 @@ from tidemill.core.definitions import Definitions, Service
 from tidemill.core.errors import InvalidError
 from tidemill.core.instants import DAY_US, format_instant
 from tidemill.ledger import schema
-from tidemill.ledger.store import Ledger, from_json, to_json
+from tidemill.ledger.store import Ledger, from_json, insert_once, to_json
 from tidemill.retraining import loop as stages
 from tidemill.retraining import summary
 from tidemill.retraining.ports import Loop
@@ -83,7 +83,9 @@ def run(replay: Replay, progress: Progress = lambda _done, _of, _what: None) -> 
         _mark(ledger, replay, until)
         now = until
         progress((now - replay.first_us) // replay.tick_us, total, format_instant(now)[:10])
-    report = summary.summarise(replay.id, replay.service, [(lane.name, lane.loop) for lane in replay.lanes], replay.from_us, replay.until_us, replay.primary)
+    report = summary.summarise(
+        replay.id, replay.service, [(lane.name, lane.loop) for lane in replay.lanes], replay.from_us, replay.until_us, replay.primary
+    )
     _save(ledger, f"replay:{replay.id}", report, replay.until_us)
     return report
 
@@ -100,6 +102,7 @@ def _tick(replay: Replay, now: int, until: int) -> None:
     if replay.ingest:
         reports = stages.ingest(loop)
         stages.learn_labels(loop, reports)
+        _share_batches(replay, {report.batch_id for report in reports})
         stages.maintain(loop, every=replay.maintain_every)
     if until < replay.from_us:
         return
@@ -108,6 +111,19 @@ def _tick(replay: Replay, now: int, until: int) -> None:
             stages.monitor(lane.loop, service, now, until)
         stages.reconcile(lane.loop, service)
         lane.scorer.refresh()
+
+
+def _share_batches(replay: Replay, fresh: set[str]) -> None:
+    """Let each policy's ledger know what was published; the data itself is shared."""
+    others = [lane.loop.ledger for lane in replay.lanes if lane.loop.ledger is not replay.main.loop.ledger]
+    if not others or not fresh:
+        return
+    with replay.main.loop.ledger.read() as db:
+        rows = [dict(row) for row in db.execute(sa.select(schema.batch).where(schema.batch.c.id.in_(fresh))).mappings()]
+    for ledger in others:
+        with ledger.write(durable=False) as db:
+            for row in rows:
+                insert_once(db, schema.batch, row)
 
 
 def _stream(replay: Replay, now: int, until: int) -> None:

@@ -42,14 +42,21 @@ def reproduce(loop: Loop, run_id: str) -> dict[str, Any]:
     code = from_json(run["code"]) or {}
     state = CodeState(code.get("commit", ""), code.get("patch", ""), bool(code.get("dirty")))
     if not (state.commit or state.patch) or loop.builder.capture(loop.project) == state:
-        report = _rerun(loop, run, steps)
+        report = _rerun(loop.elsewhere(loop.project, _snapshots(steps)), run, steps)
     else:
         with tempfile.TemporaryDirectory(prefix="tidemill-") as folder:
             loop.builder.checkout(loop.project, state, Path(folder))
-            report = _rerun(loop.elsewhere(Path(folder)), run, steps)
+            report = _rerun(loop.elsewhere(Path(folder), _snapshots(steps)), run, steps)
     report |= {"run": run_id, "code": {"commit": state.commit, "patch": state.patch, "dirty": state.dirty}}
     with loop.ledger.write() as db:
-        emit(db, "run.reproduced", run_id, {"verdict": report["verdict"], "first": report["first"]}, at_us=loop.clock.now_us(), actor=loop.actor)
+        emit(
+            db,
+            "run.reproduced",
+            run_id,
+            {"verdict": report["verdict"], "first": report["first"]},
+            at_us=loop.clock.now_us(),
+            actor=loop.actor,
+        )
     return report
 
 
@@ -69,12 +76,30 @@ def _rerun(loop: Loop, run: Mapping[str, Any], before: Mapping[str, Mapping[str,
     cause_id = ids.derive("cause", "reproduce", run["id"], loop.clock.now_us())
     with loop.ledger.write() as db:
         evidence = to_json({"reproduces": run["id"]})
-        insert_once(db, schema.cause, {"id": cause_id, "kind": "manual", "service": "", "at_us": loop.clock.now_us(), "evidence": evidence, "run_id": again_id})
+        insert_once(
+            db,
+            schema.cause,
+            {"id": cause_id, "kind": "manual", "service": "", "at_us": loop.clock.now_us(), "evidence": evidence, "run_id": again_id},
+        )
     result = loop.executor.run(graph, run_id=again_id, cause_id=cause_id, force=sorted({node.step.name for node in graph.nodes}))
     if result.status != "finished":
-        return {"verdict": "differs", "first": {"step": "", "because": [f"the rerun failed: {result.error}"]}, "steps": [], "again": again_id}
+        return {
+            "verdict": "differs",
+            "first": {"step": "", "because": [f"the rerun failed: {result.error}"]},
+            "steps": [],
+            "again": again_id,
+        }
     _, after = _recorded(loop.ledger, again_id)
     return {**_compare(graph, before, after), "again": again_id}
+
+
+def _snapshots(steps: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    """The snapshots that the recorded steps read, by table; training runs keep theirs by a tag."""
+    out: dict[str, int] = {}
+    for row in steps.values():
+        read = ((from_json(row["key_parts"]) or {}).get("versions") or {}).get("tables") or {}
+        out |= {name: int(snapshot) for name, snapshot in read.items() if snapshot is not None}
+    return out
 
 
 def _without_registering(graph: Graph) -> Graph:

@@ -21,7 +21,9 @@ WEEK_US = 7 * DAY_US
 Floats = npt.NDArray[np.float64]
 
 
-def summarise(replay_id: str, service: Service, lanes: Sequence[tuple[str, Loop]], from_us: int, until_us: int, primary: str) -> dict[str, Any]:
+def summarise(
+    replay_id: str, service: Service, lanes: Sequence[tuple[str, Loop]], from_us: int, until_us: int, primary: str
+) -> dict[str, Any]:
     """Compare policies over what each one served; the format is what the console's replay page reads."""
     return {
         "id": replay_id,
@@ -83,10 +85,16 @@ def auc(score: Floats, label: Floats) -> float | None:
 def _counts(ledger: Ledger, service: str) -> dict[str, Any]:
     run, decision = schema.run, schema.decision
     with ledger.read() as db:
-        trainings, seconds = db.execute(sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(run.c.wall_s), 0.0)).where(run.c.service == service)).one()
+        trainings, seconds = db.execute(
+            sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(run.c.wall_s), 0.0)).where(run.c.service == service)
+        ).one()
         rows = db.execute(sa.select(decision).where(decision.c.service == service).order_by(decision.c.at_us)).mappings().all()
     outcomes = [(row["kind"], row["outcome"]) for row in rows]
-    events = [{"at_us": row["at_us"], "kind": row["outcome"], "text": f"{row['kind']}: {row['outcome']} {row['subject']}"} for row in rows if row["kind"] != "audit"]
+    events = [
+        {"at_us": row["at_us"], "kind": row["outcome"], "text": f"{row['kind']}: {row['outcome']} {row['subject']}"}
+        for row in rows
+        if row["kind"] != "audit"
+    ]
     return {
         "trainings": int(trainings),
         "minutes": float(seconds) / 60,

@@ -38,7 +38,13 @@ def why(loop: Loop, prediction_id: str, *, rows: int = 20) -> dict[str, Any]:
     return {
         "prediction": _prediction(answer),
         "shadows": [_prediction(record) for record in records[1:]],
-        "model": {"uri": version.uri, "digest": version.digest, "status": version.status, "metrics": dict(version.metrics), "trained": _trained(version)},
+        "model": {
+            "uri": version.uri,
+            "digest": version.digest,
+            "status": version.status,
+            "metrics": dict(version.metrics),
+            "trained": _trained(version),
+        },
         "decision": _decision(loop.ledger, answer),
         "run": _run(loop.ledger, version.run_id),
         "snapshots": dict(version.meta.get("snapshots", {})),
@@ -99,7 +105,10 @@ def _features(loop: Loop, view: FeatureView, answer: Prediction, limit: int) -> 
         row = {**key, "at": answer.at_us}
         found = loop.offline.explain(row, view, loop.tables.scan(view.table.name), limit=limit)
         source = [{"use": r.use, "event_us": r.event_us, "known_us": r.known_us, "values": dict(r.values)} for r in found]
-    return [{"name": name, "value": served.get(name), "view": view.name, "key": key, "table": view.table.name, "rows": source} for name in view.columns]
+    return [
+        {"name": name, "value": served.get(name), "view": view.name, "key": key, "table": view.table.name, "rows": source}
+        for name in view.columns
+    ]
 
 
 def _direct(service: Service, answer: Prediction) -> list[dict[str, Any]]:

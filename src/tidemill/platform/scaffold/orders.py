@@ -1,6 +1,6 @@
 """Sixty days of orders from six kitchens, the same ones every time, with a change half-way that a model has to learn anew.
 
-How long a delivery takes depends on the way, on what was ordered, on the hour and on how busy its kitchen is. On day 36 a suburb is
+How long a delivery takes depends on the way, on what was ordered, on the hour and on how busy its kitchen is. On day 30 a suburb is
 opened: ways get longer, and the bridge to it makes each kilometre slower. What was learned before is then wrong.
 """
 
@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 FIRST_DAY = datetime(2024, 1, 1, tzinfo=UTC)
-DAYS, ORDERS_A_DAY, CHANGE_ON_DAY = 60, 110, 36
+DAYS, ORDERS_A_DAY, CHANGE_ON_DAY = 60, 110, 30
 KITCHENS = ("dumpling", "falafel", "noodle", "pizza", "sushi", "taco")
 
 
@@ -50,11 +50,11 @@ def orders(seed: int = 7) -> list[Order]:
 def _order(number: int, day: int, hour: float, chance: random.Random, busy: dict[str, float]) -> Order:
     changed = day >= CHANGE_ON_DAY
     kitchen = chance.choice(KITCHENS)
-    distance = round(chance.gammavariate(2.2, 1.9 if changed else 1.3), 2)
+    distance = round(chance.gammavariate(2.2, 2.1 if changed else 1.3), 2)
     items = 1 + min(9, int(chance.expovariate(0.5)))
     rush = 6 * math.exp(-(((hour - 19) / 2) ** 2))
-    way = distance * (4.6 if changed else 2.6)
-    minutes = max(6.0, 17 + way + 1.4 * items + rush + 1.6 * busy[kitchen] + chance.gauss(0, 4) - (6 if changed else 0))
+    way = distance * (4.2 if changed else 2.6)
+    minutes = max(6.0, 17 + way + 1.4 * items + rush + 1.6 * busy[kitchen] + chance.gauss(0, 4) - (8 if changed else 0))
     placed = FIRST_DAY + timedelta(days=day, seconds=round(hour * 3600))
     delivered = placed + timedelta(seconds=round(minutes * 60))
     return Order(f"o{number:05d}", kitchen, distance, items, placed, delivered, delivered + timedelta(minutes=5), round(minutes, 1))
