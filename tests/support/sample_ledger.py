@@ -105,7 +105,7 @@ def _learn(db: sa.Connection, rng: random.Random, v: Version) -> None:
             }
         ],
     )
-    emit(db, "trigger.fired", SERVICE, v.at_us, {"cause": v.cause})
+    emit(db, "cause", SERVICE, v.at_us, {"cause": cause_id, "kind": v.cause})
     wall = rng.uniform(5, 14)
     _put(db, schema.run, [v.run_row(cause_id, wall)])
     _put(db, schema.step_run, v.steps(rng))
@@ -126,7 +126,7 @@ def _learn(db: sa.Connection, rng: random.Random, v: Version) -> None:
     _put(db, schema.decision, v.decisions())
     _put(db, schema.deployment, v.deployments())
     for d in v.decisions():
-        emit(db, f"decision.{d['outcome']}", d["subject"], d["at_us"], {"kind": d["kind"], "decision": d["id"]})
+        emit(db, "decision", d["subject"], d["at_us"], {"kind": d["kind"], "outcome": d["outcome"], "decision": d["id"]})
 
 
 def _observe(db: sa.Connection, rng: random.Random, days: int) -> None:
@@ -185,7 +185,8 @@ def _facts(db: sa.Connection, rng: random.Random, days: int) -> None:
     _put(db, schema.model, [{"name": SERVICE, "at_us": us("2013-03-01"), "meta": "{}"}])
     _put(db, schema.model_alias, [{"name": SERVICE, "alias": a, "version": n, "decision_id": None, "at_us": at_us} for a, n in aliases])
     parity = {"service": SERVICE, "rows": 274_803, "values": 4_122_045, "differences": 0, "examples": [], "by_column": {}}
-    facts: dict[str, Any] = {f"parity:{SERVICE}": parity, "replay:2013": replay(rng)}
+    look = {**VERSIONS[-1].sequence(8), "version": VERSIONS[-1].number, "role": "canary", "weight": 0.1, "margin": 0.02}
+    facts: dict[str, Any] = {f"rollout:{SERVICE}": look, f"parity:{SERVICE}": parity, "replay:2013": replay(rng)}
     _put(db, schema.state, [{"name": k, "value": to_json(v), "at_us": at_us} for k, v in facts.items()])
 
 

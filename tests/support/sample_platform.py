@@ -15,13 +15,15 @@ from tests.support.sample_definitions import DEFINITIONS, delay
 from tests.support.sample_ledger import fill
 from tests.support.sample_story import DAY, SERVICE, us
 
+from tidemill.core import ids
 from tidemill.core.clock import Clock, ReplayClock
 from tidemill.core.definitions import Definitions
 from tidemill.core.instants import from_us
 from tidemill.features.embedded import DuckOfflineStore
 from tidemill.ingestion.embedded import LogStream
+from tidemill.ingestion.quarantine import keep
 from tidemill.ledger import schema
-from tidemill.ledger.store import Ledger
+from tidemill.ledger.store import Ledger, to_json
 from tidemill.monitoring.embedded import SqliteLabelStore
 from tidemill.monitoring.ports import LabelRow
 from tidemill.registry.embedded import LedgerRegistry
@@ -95,19 +97,25 @@ def _landings(rng: random.Random, rows: int = 2700) -> pa.Table:
 def _publish(platform: SamplePlatform, rows: pa.Table) -> None:
     stamp = pa.timestamp("us", tz="UTC")
     for table in platform.definitions.tables.values():
-        columns = {
+        typed = {
             **dict.fromkeys(("flight", "origin", "dest", "carrier", "tailnum"), pa.string()),
             **dict.fromkeys((table.event_time, table.known_time), stamp),
         }
-        platform.tables.create(table.name, rows.schema if table.name == "landings" else pa.schema({**columns, **_NUMBERS[table.name]}))
+        platform.tables.create(table.name, rows.schema if table.name == "landings" else pa.schema({**typed, **_NUMBERS[table.name]}))
     platform.tables.append("landings", rows.slice(0, 1800), batch="one", branch="audit-one")
     platform.tables.publish("landings", "audit-one")
     with platform.ledger.read() as db:
-        query = sa.select(schema.batch.c.id, schema.batch.c.branch).where(
-            schema.batch.c.status == "rejected", schema.batch.c.table_name == "landings"
-        )
-        batch, branch = db.execute(query).one()
-    platform.tables.append("landings", rows.slice(1800), batch=str(batch), branch=str(branch))
+        query = sa.select(schema.batch.c.id).where(schema.batch.c.status == "rejected", schema.batch.c.table_name == "landings")
+        batch = str(db.execute(query).scalar_one())
+    columns = keep(
+        "landings", batch, rows.slice(1800).rename_columns([c.replace("arr_", "arrival_") for c in rows.column_names]), platform.tables
+    )
+    decision = {
+        "id": ids.derive("decision", "audit", batch), "kind": "audit", "service": "", "subject": f"landings/{batch}", "outcome": "reject", "cause": "{}",
+        "evidence": to_json({"anomalies": [], "columns": columns, "rows": 900}), "actor": "tidemill", "reverses": None, "at_us": us("2013-12-30T23:54:00Z"),
+    }  # fmt: skip
+    with platform.ledger.write(durable=False) as db:
+        db.execute(schema.decision.insert(), [decision])
 
 
 def _profiles(platform: SamplePlatform, rows: pa.Table) -> None:

@@ -75,19 +75,21 @@ class Version:
         return digests.of_json(["model", self.number])
 
     def cause_evidence(self) -> dict[str, Any]:
-        return {
+        known: dict[str, dict[str, Any]] = {
             "quality": {"objective": "log_loss", "at_gate": 0.449, "seen": 0.492, "low": 0.474, "high": 0.51, "worse_by": 0.02},
             "drift": {"column": "sky__temp", "psi": 0.243, "threshold": 0.2},
             "new_data": {"days": 30, "every": "30d"},
             "schedule": {"every": "90d"},
-        }.get(self.cause, {"by": "tidemill train"})
+        }
+        return known.get(self.cause, {"by": "tidemill train"})
 
     def run_row(self, cause_id: str, wall: float) -> dict[str, Any]:
         failed = self.run_status == "failed"
-        nodes = [{"id": s, "step": s, "needs": EDGES.get(s, [])} for s in STEPS]
+        nodes = [{"id": s, "step": s, "args": {}} for s in STEPS]
+        edges = [[need, node] for node, needs in EDGES.items() for need in needs]
         return {
             "id": self.run_id, "pipeline": "train", "service": SERVICE, "cause_id": cause_id, "status": self.run_status, "started_us": self.at_us,
-            "params": to_json({"until": self.date}), "graph": to_json({"nodes": nodes}), "code": to_json({"commit": "6f1c2ab94d0e", "patch": "", "dirty": False}),
+            "params": to_json({"until": self.date}), "graph": to_json({"nodes": nodes, "edges": edges, "output": None}), "code": to_json({"commit": "6f1c2ab94d0e", "patch": "", "dirty": False}),
             "environment": to_json({"python": "3.11.7", "lightgbm": "4.6.0", "numpy": "2.1.3"}), "finished_us": self.at_us + int(wall * 1e6), "wall_s": wall,
             "error": "step fit: LightGBMError: num_leaves must be greater than 1, and was 0" if failed else None,
             "output": None if failed else to_json({"model": SERVICE, "version": self.number}),
@@ -103,7 +105,10 @@ class Version:
             out.append({
                 "run_id": self.run_id, "node": step, "step": step, "status": "failed" if failed else "cached" if cached else "finished",
                 "cache_key": digests.of_json([step, self.number]), "inputs": to_json(inputs), "at_us": self.at_us + i * 1_000_000,
-                "key_parts": to_json({"code": digests.of_json(step), "parameters": {"until": self.date}, "inputs": inputs, "versions": {"landings": 8231 + self.number} if i == 0 else {}}),
+                "key_parts": to_json({
+                    "step": step, "code": {f"definitions.py:{step}": digests.of_json(step)}, "packages": {"lightgbm": "4.6.0"}, "inputs": inputs,
+                    "params": {"until": self.date} if i == 0 else {}, "versions": {"tables": {"landings": 8231 + self.number}} if i == 0 else {},
+                }),
                 "output": None if failed else to_json({"digest": digests.of_json([step, self.number, "out"]), "codec": "pickle-free"}),
                 "wall_ms": 0.9 if cached else rng.uniform(20, 6000), "error": "LightGBMError: num_leaves must be greater than 1, and was 0" if failed else None,
             })  # fmt: skip
@@ -149,51 +154,53 @@ class Version:
         }  # fmt: skip
 
     def gate_evidence(self) -> dict[str, Any]:
-        rng = random.Random(self.number)
-        days = [
-            {"block": f"{self.date[:8]}{i + 1:02d}", "n": 880 + rng.randrange(60), "effect": self.effect + rng.gauss(0, self.half * 1.2)}
-            for i in range(7)
-        ]
+        rng, first = random.Random(self.number), self.at_us // DAY - 7
+        days = [[first + i, 880 + rng.randrange(60), self.effect + rng.gauss(0, self.half * 1.2)] for i in range(7)]
+        verb = "better" if self.fate != "rejected" else "not shown to be better"
         return {
-            "method": "paired difference of log loss, blocked by 1d, one-sided t", "metric": "log_loss", "n": 6270, "blocks": days, "effect": self.effect,
-            "low": self.effect - self.half, "high": self.effect + self.half, "alpha": 0.05, "champion": 0.471, "challenger": 0.471 + self.effect,
-            "rule": "one look at each challenger; no correction",
+            "outcome": "reject" if self.fate == "rejected" else "promote", "reason": f"{verb}: effect {self.effect:+.5f} log_loss, p 0.0{10 + self.number}",
+            "metric": "log_loss", "n": 6270, "blocks": 7, "effect": self.effect, "low": self.effect - self.half, "high": self.effect + self.half,
+            "p": 0.01, "alpha": 0.05, "level": 0.9, "min_effect": 0.0, "mean_champion": 0.471, "mean_challenger": 0.471 + self.effect, "icc": 0.01,
+            "icc_upper": 0.04, "differences": days, "slices": [{"slice": "origin", "group": "JFK", "n": 2100, "effect": self.effect, "p_holm": 1.0, "vetoes": False}],
+            "method": "paired differences, cluster-robust t over blocks, one-sided", "block": "1d", "champion": self.number - 1, "challenger": self.number,
         }  # fmt: skip
 
     def sequence(self, n: int) -> dict[str, Any]:
-        rng, looks, mean = random.Random(self.number * 31), [], 0.0
+        rng, series, mean = random.Random(self.number * 31), list[list[Any]](), 0.0
         worse = 0.06 if self.fate == "rolled_back" else self.effect / 2
         for i in range(1, n):
             mean += (worse + rng.gauss(0, 0.02) - mean) / i**0.8
-            half = 0.21 / i**0.55
-            looks.append({"at_us": self.at_us + DAY + i * DAY // 12, "n": 74 * i, "effect": mean, "low": mean - half, "high": mean + half})
-        last = looks[-1]
-        return {"method": "confidence sequence for the mean difference of log loss", "alpha": 0.05, "margin": 0.02, **last, "looks": looks}
+            half = 0.19 / i**0.66
+            series.append([self.at_us + DAY + i * DAY // 12, 74 * i, mean, mean - half, mean + half])
+        _, count, mean, low, high = series[-1]
+        said = f"candidate - live = {mean:+.4f} [{low:+.4f}, {high:+.4f}] over {count} labelled requests"
+        return {
+            "reason": f"{'shown to be worse' if self.fate == 'rolled_back' else 'not worse than 0.02'}: {said}", "phase": "canary", "in_stage": count,
+            "method": "asymptotic confidence sequence of paired losses", "waiting": 31, "mean_live": 0.471, "mean_candidate": 0.471 + mean, "icc": 0.04,
+            "mean": mean, "low": low, "high": high, "n": count, "effect": "candidate - live, positive is worse", "alpha": 0.05, "margin": 0.02,
+            "metric": "log_loss", "weight": 0.1, "series": series,
+        }  # fmt: skip
 
     def decisions(self) -> list[dict[str, Any]]:
         if self.number == 1:
-            return [
-                self._decision(
-                    "gate",
-                    "promote",
-                    self.at_us + 60_000_000,
-                    {"method": "no champion yet", "metric": "log_loss", "challenger": 0.449, "n": 6270},
-                )
-            ]
+            first = {
+                "reason": "better than the constant prior: effect -0.12011 log_loss",
+                "metric": "log_loss",
+                "mean_challenger": 0.449,
+                "n": 6270,
+            }
+            return [self._decision("gate", "promote", self.at_us + 60_000_000, first)]
         outcome = "reject" if self.fate == "rejected" else "promote"
         out = [self._decision("gate", outcome, self.at_us + 60_000_000, self.gate_evidence())]
         if self.fate == "rejected":
             return out
-        out.append(
-            self._decision(
-                "rollout", "advance", self.at_us + DAY, {"from": "shadow", "to": "canary", "weight": 0.1, "hours": 24, "scored": 903}
-            )
-        )
+        out.append(self._decision("rollout", "start", self.at_us + 120_000_000, {"reason": "passed the gate", "icc_upper": 0.04}))
+        out.append(self._decision("rollout", "advance", self.at_us + DAY, self.sequence(9)))
         if self.fate == "rolled_back":
             return [*out, self._decision("rollback", "rollback", self.at_us + 3 * DAY, self.sequence(24), reverses=out[0]["id"])]
         if self.fate == "live":
-            out.append(self._decision("rollout", "advance", self.at_us + 2 * DAY, {"to": "canary", "weight": 0.5, **self.sequence(13)}))
-            out.append(self._decision("rollout", "live", self.at_us + 3 * DAY, self.sequence(24)))
+            out.append(self._decision("rollout", "advance", self.at_us + 2 * DAY, self.sequence(17)))
+            out.append(self._decision("rollout", "promote", self.at_us + 3 * DAY, self.sequence(24)))
         return out
 
     def deployments(self) -> list[dict[str, Any]]:

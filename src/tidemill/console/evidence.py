@@ -13,7 +13,8 @@ from tidemill.console.words import day, number, plain, signed
 from tidemill.core.errors import InvalidError
 from tidemill.core.instants import DAY_US, parse_duration
 
-_DRAWN = frozenset(("differences", "blocks", "looks", "slices", "history", "by_block", "top"))
+_ELSEWHERE = frozenset(("differences", "slices", "series", "top", "reason"))
+_POINT = ("at_us", "n", "effect", "low", "high")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,71 +30,57 @@ class Shown:
 def show(decision: Mapping[str, Any]) -> Shown:
     """Prepare a decision's evidence for a page."""
     evidence: Mapping[str, Any] = decision.get("evidence") or {}
-    facts = tuple(
-        (plain(k), _fact(k, v)) for k, v in evidence.items() if k not in _DRAWN and v is not None and not isinstance(v, list | dict)
-    )
+    facts = [
+        (plain(k), _fact(k, v)) for k, v in evidence.items() if k not in _ELSEWHERE and v is not None and not isinstance(v, list | dict)
+    ]
     slices = evidence.get("slices") or ()
-    return Shown(summary(decision), facts, tuple(s for s in slices if isinstance(s, Mapping)), _picture(evidence))
+    return Shown(summary(decision), tuple(facts), tuple(s for s in slices if isinstance(s, Mapping)), _picture(evidence))
 
 
 def _fact(key: str, value: Any) -> str:
     if key.endswith("_us") and isinstance(value, int):
         return day(value)
-    return (
-        number(value, 4)
-        if isinstance(value, float)
-        else number(value)
-        if isinstance(value, int)
-        else plain(value)
-        if key == "outcome"
-        else str(value)
-    )
+    if isinstance(value, int | float):
+        return number(value, 4)
+    return plain(value) if key == "outcome" else str(value)
 
 
 def summary(decision: Mapping[str, Any]) -> str:
-    """One line: the recorded reason, or the effect with its interval."""
+    """One line: the recorded reason, or the effect with its interval, or the first few facts."""
     evidence: Mapping[str, Any] = decision.get("evidence") or {}
     if evidence.get("reason"):
         return str(evidence["reason"])
-    if evidence.get("effect") is not None:
-        within = (
-            f", {signed(evidence['low'])} to {signed(evidence['high'])}"
-            if evidence.get("low") is not None and evidence.get("high") is not None
-            else ""
-        )
-        return f"{plain(evidence.get('metric', 'effect'))} {signed(evidence['effect'])}{within}, n {number(evidence.get('n'))}"
-    if evidence.get("method"):
-        return str(evidence["method"])
+    if evidence.get("anomalies"):
+        return "; ".join(f"{a['column']}: {a['observed']}" for a in evidence["anomalies"][:3])
+    effect, low, high = effect_of(evidence), evidence.get("low"), evidence.get("high")
+    if effect is not None:
+        within = f", {signed(low)} to {signed(high)}" if low is not None and high is not None else ""
+        return f"{plain(evidence.get('metric', 'effect'))} {signed(effect)}{within}, n {number(evidence.get('n'))}"
     return ", ".join(f"{plain(k)} {v}" for k, v in list(evidence.items())[:4] if not isinstance(v, list | dict))
 
 
+def effect_of(evidence: Mapping[str, Any]) -> float | None:
+    """The measured difference: a gate calls it `effect`, a rollout `mean` (there `effect` is text)."""
+    for name in ("effect", "mean"):
+        value = evidence.get(name)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+    return None
+
+
 def _picture(evidence: Mapping[str, Any]) -> Markup:
-    if evidence.get("effect") is None:
+    effect = effect_of(evidence)
+    if effect is None:
         return Markup("")
-    margin = evidence.get("margin") or 0.0
-    return interval(
-        evidence["effect"],
-        evidence.get("low"),
-        evidence.get("high"),
-        blocks(evidence),
-        margin=margin,
-        unit=plain(evidence.get("metric", "log_loss")),
-    )
+    margin, unit = evidence.get("margin") or 0.0, plain(evidence.get("metric", "log_loss"))
+    return interval(effect, evidence.get("low"), evidence.get("high"), blocks(evidence), margin=margin, unit=unit)
 
 
 def blocks(evidence: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """(name, mean difference) of each block: [block number, rows, difference] lists, or mappings."""
-    found = evidence.get("differences") or evidence.get("blocks")
-    if not isinstance(found, Sequence) or isinstance(found, str):
-        return []
+    """(name, mean difference) of each block of a gate, from its `differences` of [block number, rows, difference]."""
     length = _length(evidence.get("block"))
-    out = []
-    for item in found:
-        if isinstance(item, Mapping) and item.get("effect") is not None:
-            out.append((str(item.get("block", item.get("day", ""))), float(item["effect"])))
-        elif isinstance(item, Sequence) and len(item) >= 3 and item[2] is not None:
-            out.append((day(int(item[0] * length)), float(item[2])))
-    return out
+    found = evidence.get("differences") or []
+    return [(day(int(item[0] * length)), float(item[2])) for item in found if len(item) > 2 and item[2] is not None]
 
 
 def _length(block: Any) -> int:
@@ -103,7 +90,7 @@ def _length(block: Any) -> int:
         return DAY_US
 
 
-def looks(evidence: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
-    """The successive looks of a confidence sequence: {"at_us", "n", "effect", "low", "high"}."""
-    found = (evidence or {}).get("looks") or (evidence or {}).get("history") or []
-    return [look for look in found if isinstance(look, Mapping) and look.get("effect") is not None]
+def looks(evidence: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """The successive looks of a confidence sequence, from its `series` of [until_us, n, mean, low, high]."""
+    found: Sequence[Sequence[Any]] = (evidence or {}).get("series") or []
+    return [dict(zip(_POINT, look, strict=True)) for look in found if len(look) == len(_POINT) and look[2] is not None]

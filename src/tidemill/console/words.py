@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from tidemill.core.instants import DAY_US, HOUR_US, SECOND_US, format_duration, from_us
@@ -112,4 +113,16 @@ def compact(value: Any, keep: int = 160) -> str:
     return text if len(text) <= keep else f"{text[: keep - 1]}…"
 
 
-FILTERS = {f.__name__: f for f in (when, day, ago, number, signed, percent, short, size, seconds, milliseconds, span, plain, compact)}
+def happened(event: Mapping[str, Any]) -> str:
+    """An event of the audit log in a few words."""
+    body = event.get("body") or {}
+    if event["kind"] == "decision":
+        return f"{plain(body.get('kind', 'decision'))}: {plain(body.get('outcome', ''))}"
+    if event["kind"] == "cause":
+        return f"retraining, by {plain(body.get('kind', ''))}"
+    return plain(event["kind"]).replace(".", " ")
+
+
+FILTERS = {
+    f.__name__: f for f in (when, day, ago, number, signed, percent, short, size, seconds, milliseconds, span, plain, compact, happened)
+}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import reduce
 from typing import Any
 
 import sqlalchemy as sa
@@ -65,10 +66,14 @@ def volumes(db: sa.Connection, table: str, *, limit: int = 120) -> list[Record]:
     return fetch(db, query)[::-1]
 
 
-def profile(db: sa.Connection, profiler: Profiler, subject: str) -> tuple[Record, Profile] | None:
-    """The newest profile of a subject (`table:NAME`, `baseline:SERVICE/VERSION` …) and its window, None without one."""
-    found = one(db, sa.select(schema.profile).where(_P.subject == subject).order_by(_P.from_us.desc()))
-    if found is None:
+def profile(db: sa.Connection, profiler: Profiler, subject: str, *, newest: int = 1) -> tuple[Record, Profile] | None:
+    """The merge of the `newest` profiles of a subject (`table:NAME`, `baseline:SERVICE/VERSION` …) and their window; None without one."""
+    rows = fetch(db, sa.select(schema.profile).where(_P.subject == subject).order_by(_P.from_us.desc()).limit(newest))
+    if not rows:
         return None
-    body = found.pop("body")
-    return found, profiler.load(body)
+    window = {
+        "from_us": min(r["from_us"] for r in rows),
+        "until_us": max(r["until_us"] for r in rows),
+        "rows": sum(r["rows"] for r in rows),
+    }
+    return window, reduce(lambda a, b: a.merge(b), (profiler.load(row["body"]) for row in rows))

@@ -1,26 +1,20 @@
-"""The rows of a batch that failed its audit: still on their branch, in Parquet, never in main."""
+"""The rows of a batch that failed its audit, as they came: beside the table, never in it."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.dataset as ds
-
 from tidemill.api.needs import Needs
 from tidemill.api.queries.rows import Record
 from tidemill.core.errors import NotFoundError
+from tidemill.ingestion import rejected
 
 
 def rejected_rows(platform: Needs, batch: Record, *, limit: int = 50) -> tuple[list[str], list[Record]]:
-    """Column names and the first rows that `batch` brought. Raises `NotFoundError` where its branch is gone or it was published."""
-    if batch["status"] != "rejected" or not batch["branch"]:
+    """Column names and the first rows that `batch` brought. Raises `NotFoundError` where they are gone or were published."""
+    if batch["status"] != "rejected":
         raise NotFoundError(f"batch {batch['id']} was {batch['status']}; its rows are in the table {batch['table_name']!r}")
-    branch, main = platform.tables.scan(batch["table_name"], batch["branch"]), platform.tables.scan(batch["table_name"])
-    paths = [path for path in branch.paths if path not in set(main.paths)] or list(branch.paths)
-    if not paths:
-        return list(branch.schema.names), []
-    rows: pa.Table = ds.dataset([path.removeprefix("file://") for path in paths], format="parquet").head(limit)
+    rows = rejected(batch["table_name"], batch["id"], tables=platform.tables, ledger=platform.ledger).slice(0, limit)
     return rows.column_names, [{k: _plain(v) for k, v in row.items()} for row in rows.to_pylist()]
 
 

@@ -18,6 +18,7 @@ from tidemill.validation.ports import Profile
 
 router = APIRouter(include_in_schema=False)
 MAX_COLUMNS = 60
+PROFILES = 7
 
 
 @router.get("/data")
@@ -42,7 +43,7 @@ def one(request: Request, table: str, status: str = "", offset: int = 0) -> Resp
         batches = data.batches(db, table=table, status=status, offset=offset, limit=25)
         if table not in platform.definitions.tables and not batches.items:
             raise not_found("table", table, platform.definitions.tables)
-        profile = data.profile(db, platform.profiler, f"table:{table}")
+        profile = data.profile(db, platform.profiler, f"table:{table}", newest=PROFILES)
         spark = volumes(data.volumes(db, table), label=f"Rows of the last batches of {table}", width=720, height=56)
     rules = platform.schemas.find(table)
     return page(

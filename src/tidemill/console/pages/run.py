@@ -13,6 +13,7 @@ from tidemill.api.queries import runs
 from tidemill.console import plots
 from tidemill.console.draw.graph import graph
 from tidemill.console.render import page, platform_of
+from tidemill.pipelines.keys import differences
 
 router = APIRouter(include_in_schema=False)
 MAX_CHARTS = 6
@@ -40,41 +41,19 @@ def _charts(platform: Needs, run_id: str, names: Sequence[str]) -> dict[str, Any
 
 
 def _nodes(run: Mapping[str, Any], steps: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Ids and needs, from the recorded graph, whatever of it there is."""
+    """Ids and the ids they need, from the recorded graph."""
     drawn = run["graph"] if isinstance(run["graph"], Mapping) else {}
-    nodes = drawn.get("nodes", [])
-    if not nodes:
-        return {node: [] for node in steps}
-    return {str(n["id"]): sorted(_needs(n) & {str(m["id"]) for m in nodes}) for n in nodes}
+    nodes: dict[str, list[str]] = {str(n["id"]): [] for n in drawn.get("nodes", [])} or {node: [] for node in steps}
+    for need, node in drawn.get("edges", []):
+        if need in nodes and node in nodes:
+            nodes[node].append(need)
+    return nodes
 
 
-def _needs(node: Mapping[str, Any]) -> set[str]:
-    if "needs" in node:
-        return set(map(str, node["needs"]))
-    return set(_refs(node.get("args", node.get("inputs", {}))))
-
-
-def _refs(value: Any) -> list[str]:
-    """Names of nodes referred to anywhere in a node's arguments: {"node": NAME} or {"ref": NAME}."""
-    if isinstance(value, Mapping):
-        own = [str(value[key]) for key in ("node", "ref", "$ref") if isinstance(value.get(key), str)]
-        return own + [name for item in value.values() for name in _refs(item)]
-    return [name for item in value for name in _refs(item)] if isinstance(value, list) else []
-
-
-def _because(step: Mapping[str, Any], before: Mapping[str, Any] | None) -> list[str]:
+def _because(step: Mapping[str, Any], before: Mapping[str, Any] | None) -> Sequence[str]:
     """Which parts of the cache key differ from the last time the step ran."""
     if step["status"] == "cached":
         return ["same code, inputs, parameters and versions as before"]
     if before is None:
         return ["ran for the first time"]
-    parts, old = step["key_parts"] or {}, before["key_parts"] or {}
-    changed = [key for key in parts if parts[key] != old.get(key)]
-    return [_difference(key, old.get(key), parts[key]) for key in changed] or ["its last run had not finished"]
-
-
-def _difference(key: str, old: Any, new: Any) -> str:
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        names = [name for name in new if new[name] != old.get(name)]
-        return f"{key} changed: {', '.join(map(str, names[:6]))}"
-    return f"{key} changed"
+    return differences(before["key_parts"] or {}, step["key_parts"] or {})[:8] or ["its last run had not finished"]

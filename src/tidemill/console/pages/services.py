@@ -36,19 +36,20 @@ def listing(request: Request, service: str = "", offset: int = 0) -> Response:
         current = services.current(db, name)
         history = services.history(db, name, offset=offset, limit=20)
         made = decisions.listing(db, service=name, limit=40).items
-        health = state.find(db, f"serving:{name}")
+        health, look = state.find(db, f"serving:{name}"), state.find(db, f"rollout:{name}")
     answered = _recent(platform, name, now_us) if name else []
     shown = latency([p.latency_us for p in answered])
-    sequence = next(
-        ((d, looks(d["evidence"])) for d in made if d["kind"] in ("rollout", "rollback") and len(looks(d["evidence"])) > 1), None
-    )
+    trying = look is not None and any(d["role"] != "live" and d["version"] == look.get("version") for d in current)
+    past = next((d for d in made if d["kind"] in ("rollout", "rollback") and len(looks(d["evidence"])) > 1), None)
+    seen = looks(look) if trying else looks(past["evidence"]) if past else []
     return page(
         request, "services.html", "services", now_us=now_us, names=names, name=name, definition=platform.definitions.services.get(name), current=current,
-        history=history, health=health, answered=answered, latency=shown, sequence=sequence and sequence[0], recent=answered[-12:][::-1],
+        history=history, health=health, answered=answered, latency=shown, trying=look if trying else None,
+        past=past, recent=answered[-12:][::-1],
         split=shares([(f"v{d['version']} {d['role']}", d["role"], d["weight"]) for d in current if d["weight"]], label="Traffic split", width=720),
         spread=histogram(shown["edges"], shown["counts"], label="Latency of the last answers", width=420) if shown else "",
         rollout=[d for d in made if d["kind"] in ("rollout", "rollback")][:8],
-        plots={"sequence": plots.sequence(sequence[1], _margin(platform, name))} if sequence else {},
+        plots={"sequence": plots.sequence(seen, _margin(platform, name))} if len(seen) > 1 else {},
     )  # fmt: skip
 
 

@@ -1,0 +1,1 @@
+"""What tests share: the sample year, a console over it, a browser."""
