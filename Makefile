@@ -30,7 +30,7 @@ docs: $(VENV)/.dev ## the site, every link checked; in site/
 	$(BIN)/mkdocs build --strict
 
 reference: $(VENV)/.dev ## write docs/reference from the code
-	$(BIN)/python docs/hooks/reference.py
+	$(BIN)/python docs/hooks/reference.py && $(BIN)/python docs/hooks/readme.py
 
 bench: $(VENV)/.dev ## every benchmark with its peers; docs/benchmarks.md is made from the results
 	@mkdir -p benchmarks/results

@@ -1,6 +1,6 @@
 """Writes docs/reference/*.md from the code; a test keeps the committed pages equal to what this makes.
 
-    python docs/hooks/reference.py
+python docs/hooks/reference.py
 """
 
 import ast
@@ -25,7 +25,8 @@ def pages() -> dict[str, str]:
 
 def cli() -> str:
     """The command line: every command with its arguments and options."""
-    from tidemill.cli.app import COMMANDS, cli as root
+    from tidemill.cli.app import COMMANDS
+    from tidemill.cli.app import cli as root
 
     out = ["# Command line", NOTE, "Every command works on the project at or above the current folder, or on `--project`."]
     out.append("Listings take `--json`; times are ISO 8601 and mean UTC without a zone; progress bars go to standard error.\n")
@@ -80,8 +81,12 @@ def config() -> str:
 
     shipped = SRC / "platform" / "conf"
     out = ["# Configuration", NOTE]
-    out.append("A project's `conf/` is the primary [Hydra](https://hydra.cc) configuration; the files that ship with Tidemill stand behind it.")
-    out.append("`-o KEY=VALUE` overrides once, `-o GROUP=FILE` chooses a file of a group. An unknown key or a wrong type is an error that names")
+    out.append(
+        "A project's `conf/` is the primary [Hydra](https://hydra.cc) configuration; the files that ship with Tidemill stand behind it."
+    )
+    out.append(
+        "`-o KEY=VALUE` overrides once, `-o GROUP=FILE` chooses a file of a group. An unknown key or a wrong type is an error that names"
+    )
     out.append("the file and the key.\n")
     out += _settings(Config, "")
     out.append("\n## Shipped files\n")
@@ -123,7 +128,11 @@ def errors() -> str:
     def first(table: Any, kind: type) -> Any:
         return next((code for base, code, *_ in table if issubclass(kind, base)), "")
 
-    out = ["# Errors and exit codes", NOTE, "Every error that Tidemill raises on purpose is one of these. A message says what, which one, and the next step."]
+    out = [
+        "# Errors and exit codes",
+        NOTE,
+        "Every error that Tidemill raises on purpose is one of these. A message says what, which one, and the next step.",
+    ]
     out.append("`TIDEMILL_DEBUG=1` shows the traceback.\n")
     out.append("| error | means | exit code | HTTP status |\n|---|---|---|---|")
     kinds = [v for v in vars(module).values() if isinstance(v, type) and issubclass(v, module.TidemillError)]
@@ -137,14 +146,18 @@ def errors() -> str:
 
 def ports() -> str:
     """Every port with its methods and guarantees, read from the source, and the contract suite that checks them."""
-    out = ["# Ports", NOTE, "A port is a role that an implementation can take. Each guarantee is a test of the contract suite named with it; every"]
+    out = [
+        "# Ports",
+        NOTE,
+        "A port is a role that an implementation can take. Each guarantee is a test of the contract suite named with it; every",
+    ]
     out.append("implementation, the embedded default included, runs that suite.\n")
     for path in sorted(SRC.glob("*/ports.py")):
         found = [c for c in ast.parse(path.read_text()).body if isinstance(c, ast.ClassDef) and _is_port(c)]
         if found:
             out.append(f"## {path.parent.name}\n")
         for port in found:
-            out += _port(port, path.parent.name)
+            out += _port(port)
     return "\n".join(out).rstrip() + "\n"
 
 
@@ -153,7 +166,7 @@ def _is_port(c: ast.ClassDef) -> bool:
     return "Protocol" in bases and "uarantees" in (ast.get_docstring(c) or "")
 
 
-def _port(c: ast.ClassDef, stage: str) -> Iterator[str]:
+def _port(c: ast.ClassDef) -> Iterator[str]:
     head, _, promises = (ast.get_docstring(c) or "").partition("\n\nGuarantees")
     yield f"### {c.name}\n\n{head}\n"
     suite = re.search(r"tidemill\.testing\.(\w+)\.(\w+)", promises)
@@ -176,15 +189,21 @@ def http_api() -> str:
 
     app = build_api(None, verify=lambda _token: None, why=lambda _platform, _id: {})  # type: ignore[arg-type]
     spec = app.openapi()
-    out = ["# HTTP API", NOTE, "`tidemill up` serves it beside the console; the machine-readable description is at `/api/v1/openapi.json`. Every request"]
-    out.append("carries `Authorization: Bearer TOKEN`. Errors are JSON, `{\"error\": …}`, with the status of [their kind](errors.md).\n")
+    out = [
+        "# HTTP API",
+        NOTE,
+        "`tidemill up` serves it beside the console; the machine-readable description is at `/api/v1/openapi.json`. Every request",
+    ]
+    out.append('carries `Authorization: Bearer TOKEN`. Errors are JSON, `{"error": …}`, with the status of [their kind](errors.md).\n')
     out.append("| request | does | parameters |\n|---|---|---|")
     for path, methods in spec["paths"].items():
         for method, told in methods.items():
             parameters = ", ".join(f"`{p['name']}`" for p in told.get("parameters", ()) if p["in"] == "query")
             out.append(f"| `{method.upper()} {path}` | {' '.join(told.get('description', '').split())} | {parameters} |")
     out.append("\n## The model server\n")
-    out.append("Speaks the [Open Inference Protocol v2](https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol) over REST.\n")
+    out.append(
+        "Speaks the [Open Inference Protocol v2](https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol) over REST.\n"
+    )
     out.append("| request | does |\n|---|---|")
     out.append("| `GET /v2/health/live`, `/v2/health/ready` | For probes; no token. |")
     out.append("| `GET /v2/health` | What is served, in which role, and whether predictions are being logged durably. |")

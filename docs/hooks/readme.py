@@ -1,0 +1,36 @@
+"""Keeps the README's borrowed parts equal to where they come from: the flights' definitions and the benchmark table.
+
+python docs/hooks/readme.py
+"""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+DEFINITIONS = re.compile(r"(`examples/flights/definitions\.py`\):\n\n)```python\n.*?```\n", re.DOTALL)
+BENCHMARKS = re.compile(r"(<!-- benchmarks:[^\n]*-->\n).*?(<!-- /benchmarks -->)", re.DOTALL)
+
+
+def refreshed(text: str) -> str:
+    """The README's text with both parts taken from their sources."""
+    code = (ROOT / "examples" / "flights" / "definitions.py").read_text()
+    text = DEFINITIONS.sub(lambda m: f"{m[1]}```python\n{code}```\n", text)
+    return BENCHMARKS.sub(lambda m: m[1] + table() + m[2], text)
+
+
+def table() -> str:
+    """The first table of docs/benchmarks.md; nothing when there is none yet."""
+    path = ROOT / "docs" / "benchmarks.md"
+    lines = path.read_text().splitlines() if path.is_file() else []
+    start = next((i for i, line in enumerate(lines) if line.startswith("|")), len(lines))
+    rows = []
+    for line in lines[start:]:
+        if not line.startswith("|"):
+            break
+        rows.append(line)
+    return "\n".join(["", *rows, "", ""]) if rows else "\n"
+
+
+if __name__ == "__main__":
+    readme = ROOT / "README.md"
+    readme.write_text(refreshed(readme.read_text()))

@@ -1,0 +1,63 @@
+"""The words of a definition: few, lazy, and what DESIGN says they are."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tidemill as tm
+
+SOURCE = Path(tm.__file__)
+
+
+def literal_all() -> list[str]:
+    for node in ast.parse(SOURCE.read_text()).body:
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets):
+            return [str(name) for name in ast.literal_eval(node.value)]
+    raise AssertionError("no literal __all__")
+
+
+def test_at_most_25_names_written_out() -> None:
+    assert literal_all() == tm.__all__
+    assert len(tm.__all__) <= 25
+    assert len(set(tm.__all__)) == len(tm.__all__)
+
+
+def test_every_name_resolves_and_dir_shows_it() -> None:
+    for name in tm._HOME:
+        assert getattr(tm, name) is not None
+        assert name in dir(tm)
+    assert set(tm.__all__) <= set(tm._HOME)
+
+
+def test_type_checkers_see_what_resolves_at_run_time() -> None:
+    told = set(re.findall(r"^    from [\w.]+ import \w+ as (\w+)", SOURCE.read_text(), re.MULTILINE))
+    assert told == set(tm._HOME)
+
+
+def test_words_of_the_builtins_are_the_aggregates() -> None:
+    assert tm.sum("x", over="1h", hop="5m").kind == "sum"
+    assert (tm.min("x", over="1h", hop="5m").kind, tm.max("x", over="1h", hop="5m").kind) == ("min", "max")
+
+
+def test_a_wrong_name_says_what_there_is() -> None:
+    with pytest.raises(AttributeError, match="Entity"):
+        tm.Entitty  # noqa: B018
+
+
+def test_importing_loads_little() -> None:
+    code = (
+        "import sys; before = set(sys.modules); import tidemill; new = set(sys.modules) - before;"
+        "print(len(new), sorted(m for m in new if m.split('.')[0] not in sys.stdlib_module_names and not m.startswith('tidemill')))"
+    )
+    count, others = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split(" ", 1)
+    assert int(count) < 30
+    assert others.strip() == "[]"
+
+
+def test_a_definition_needs_no_engine() -> None:
+    code = "import sys, tidemill as tm; tm.Entity('a'), tm.mean, tm.Service; sys.exit(any(m in sys.modules for m in ('duckdb', 'pyarrow', 'numpy', 'sqlalchemy')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
