@@ -14,7 +14,6 @@ from tidemill.ledger.store import Ledger, emit, from_json, insert_once, to_json
 from tidemill.retraining import transitions
 from tidemill.retraining.ports import Decision, Loop
 
-
 _ORDER = {kind: place for place, kind in enumerate(("audit", "trigger", "gate", "supersede", "rollout", "rollback", "manual"))}
 """The order in which decisions of one instant are made."""
 

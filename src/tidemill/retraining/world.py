@@ -33,8 +33,8 @@ class Track:
     event_us: Times
 
     def known_between(self, from_us: int, until_us: int) -> pa.Table:
-        """Rows with from_us < known time <= until_us."""
-        first, last = np.searchsorted(self.known_us, [from_us, until_us], side="right")
+        """Rows with from_us <= known time < until_us, as a daily file has them."""
+        first, last = np.searchsorted(self.known_us, [from_us, until_us], side="left")
         return self.rows.slice(int(first), int(last - first))
 
 
@@ -79,10 +79,10 @@ def from_tables(tables: Mapping[str, Table], scan: Callable[[str], Scan]) -> dic
 
 
 def requests(world: World, service: Service, from_us: int, until_us: int) -> Requests:
-    """The spine rows that are due in (from_us, until_us], as each was known when it was due."""
+    """The spine rows that are due in [from_us, until_us), as each was known when it was due."""
     spine = world[service.spine.name]
     at = spine.event_us - service.lead_us
-    due = np.flatnonzero((at > from_us) & (at <= until_us) & (spine.known_us <= at))
+    due = np.flatnonzero((at >= from_us) & (at < until_us) & (spine.known_us <= at))
     ids = spine.rows.column(service.key).take(pa.array(due)).cast(pa.string()).to_pylist()
     newest = {key: int(row) for key, row in zip(ids, due, strict=True)}  # later known wins: rows are in known order
     chosen = sorted(newest.items(), key=lambda item: (int(at[item[1]]), item[0]))
