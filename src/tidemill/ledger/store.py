@@ -24,6 +24,7 @@ _METRIC = """INSERT INTO metric (run_id, name, step, value, at_us) VALUES (?, ?,
 _LAST = """INSERT INTO metric_last (run_id, name, step, value, at_us) VALUES (?, ?, ?, ?, ?)
     ON CONFLICT (run_id, name) DO UPDATE SET step = excluded.step, value = excluded.value, at_us = excluded.at_us
     WHERE excluded.step >= metric_last.step"""
+_PARAM = "INSERT INTO param (run_id, name, value) VALUES (?, ?, ?) ON CONFLICT (run_id, name) DO UPDATE SET value = excluded.value"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class Ledger:
 
     def _connect(self) -> None:
         self._pid = os.getpid()
-        self._metrics: sqlite3.Connection | None = None
+        self._raw: sqlite3.Connection | None = None
         self._queue: WriteQueue | None = queue_for(self._path) if self._path else None
         self.engine = _engine(self.url, grouped=self._queue is not None and self._queue.groups)
 
@@ -109,25 +110,40 @@ class Ledger:
             else:
                 yield db
 
-    def log_metrics(self, run_id: str, values: Sequence[tuple[str, int, float]], *, at_us: int) -> None:
-        """Write metric values (name, step, value) in one transaction that survives a killed process.
+    def log_metrics(self, run_id: str, values: Sequence[tuple[str, int, float]], *, at_us: int, durable: bool = False) -> None:
+        """Write metric values (name, step, value) in one transaction that survives a killed process, or a power cut when `durable`.
 
         A second value for a step replaces the first. NaN is stored as null (SQL has none), infinities as themselves.
         """
-        self._here()
         rows = [(run_id, name, step, value, at_us) for name, step, value in values]
         last = _last_steps(rows)
+        self._here()
         if self._queue is None:
             self._log_metrics_portably(rows, last)
-            return
+        else:
+            self._write_raw(((_METRIC, rows), (_LAST, last)), durable=durable)
+
+    def log_params(self, run_id: str, values: Mapping[str, str]) -> None:
+        """Write parameters in one transaction that survives a killed process; a second value for a name replaces the first."""
+        self._here()
+        if self._queue is None:
+            with self.write(durable=False) as db:
+                for name, value in values.items():
+                    upsert(db, schema.param, {"run_id": run_id, "name": name, "value": value})
+        else:
+            self._write_raw(((_PARAM, [(run_id, name, value) for name, value in values.items()]),), durable=False)
+
+    def _write_raw(self, statements: Sequence[tuple[str, Sequence[tuple[Any, ...]]]], *, durable: bool) -> None:
+        """One transaction of prepared statements, without SQLAlchemy's tens of microseconds."""
+        assert self._queue is not None
         self._queue.enter()
         committed = False
         try:
-            db = self._metrics or self._open_metrics()
+            db = self._raw or self._open_raw()
             db.execute("BEGIN IMMEDIATE")
             try:
-                db.executemany(_METRIC, rows)
-                db.executemany(_LAST, last)
+                for statement, rows in statements:
+                    db.executemany(statement, rows)
                 db.execute("COMMIT")
                 committed = True
             except BaseException:
@@ -135,12 +151,14 @@ class Ledger:
                     db.execute("ROLLBACK")
                 raise
         finally:
-            self._queue.leave(committed=committed)
+            number = self._queue.leave(committed=committed)
+        if durable:
+            self._queue.settle(number)
 
-    def _open_metrics(self) -> sqlite3.Connection:
-        self._metrics = sqlite3.connect(str(self._path), isolation_level=None, check_same_thread=False, timeout=60)
-        _pragmas(self._metrics, "NORMAL")
-        return self._metrics
+    def _open_raw(self) -> sqlite3.Connection:
+        self._raw = sqlite3.connect(str(self._path), isolation_level=None, check_same_thread=False, timeout=60)
+        _pragmas(self._raw, "NORMAL")
+        return self._raw
 
     def _log_metrics_portably(self, rows: Sequence[tuple[Any, ...]], last: Sequence[tuple[Any, ...]]) -> None:
         names = ("run_id", "name", "step", "value", "at_us")
@@ -164,9 +182,9 @@ class Ledger:
 
     def close(self) -> None:
         """Let go of all connections."""
-        if self._metrics is not None:
-            self._metrics.close()
-            self._metrics = None
+        if self._raw is not None:
+            self._raw.close()
+            self._raw = None
         self.engine.dispose()
 
     def __reduce__(self) -> tuple[type[Ledger], tuple[str]]:
