@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from tidemill.core.errors import InvalidError
 from tidemill.ledger import schema
-from tidemill.ledger.store import Ledger, upsert
+from tidemill.ledger.store import Ledger
 from tidemill.tracking.ports import RunRow
 
 
@@ -25,9 +25,7 @@ class LedgerTracker:
             self._ledger.log_metrics(run_id, [(name, step, float(value)) for name, step, value in values], at_us=at_us)
 
     def log_params(self, run_id: str, values: Mapping[str, str]) -> None:
-        with self._ledger.write(durable=False) as db:
-            for name, value in values.items():
-                upsert(db, schema.param, {"run_id": run_id, "name": name, "value": value})
+        self._ledger.log_params(run_id, values)
 
     def history(self, run_id: str, name: str) -> list[tuple[int, float, int]]:
         metric = schema.metric.c
@@ -48,7 +46,7 @@ class LedgerTracker:
         if limit < 0 or offset < 0:
             raise InvalidError("limit and offset must be 0 or more")
         with self._ledger.read() as db:
-            rows = db.execute(_runs(order_by, descending).limit(limit).offset(offset)).all()
+            rows = _page(db, order_by, descending=descending, limit=limit, offset=offset)
             ids = [row.id for row in rows]
             values = _by_run(db, schema.metric_last, ids, metrics)
             texts = _by_run(db, schema.param, ids, params)
@@ -67,17 +65,25 @@ class LedgerTracker:
         ]
 
 
-def _runs(order_by: str | None, descending: bool) -> sa.Select[tuple[str, str, str, str, int, float | None]]:
-    """Runs newest first, or by a metric's last value with those that lack it (or have NaN) last."""
-    run, last = schema.run.c, schema.metric_last
-    query: sa.Select[tuple[str, str, str, str, int, float | None]] = sa.select(
-        run.id, run.pipeline, run.status, run.cause_id, run.started_us, run.wall_s
-    )
+def _page(db: sa.Connection, order_by: str | None, *, descending: bool, limit: int, offset: int) -> list[sa.Row[Any]]:
+    """Runs newest first, or by a metric's last value with those that lack it (or have NaN) last.
+
+    The ordered part walks the index of last values and stops at the limit, so it does not grow with the number of runs.
+    """
+    run, last = schema.run.c, schema.metric_last.c
+    runs = sa.select(run.id, run.pipeline, run.status, run.cause_id, run.started_us, run.wall_s)
+    newest = (run.started_us.desc(), run.id)
     if order_by is None:
-        return query.order_by(run.started_us.desc(), run.id)
-    joined = query.join_from(schema.run, last, (last.c.run_id == run.id) & (last.c.name == order_by), isouter=True)
-    value = last.c.value.desc() if descending else last.c.value.asc()
-    return joined.order_by(last.c.value.is_(None), value, run.started_us.desc(), run.id)
+        return list(db.execute(runs.order_by(*newest).limit(limit).offset(offset)).all())
+    has = (last.name == order_by) & last.value.is_not(None)
+    ranked = runs.join_from(schema.metric_last, schema.run, run.id == last.run_id).where(has)
+    ordered = ranked.order_by(last.value.desc() if descending else last.value.asc(), *newest)
+    found = list(db.execute(ordered.limit(limit).offset(offset)).all())
+    if len(found) < limit:
+        before = db.execute(sa.select(sa.func.count()).select_from(ranked.subquery())).scalar() or 0
+        rest = runs.where(~sa.exists().where(has, last.run_id == run.id)).order_by(*newest)
+        found += db.execute(rest.limit(limit - len(found)).offset(max(0, offset - before))).all()
+    return found
 
 
 def _by_run(db: sa.Connection, table: sa.Table, ids: Sequence[str], names: Sequence[str]) -> dict[str, dict[str, Any]]:
