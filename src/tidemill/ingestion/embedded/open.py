@@ -9,13 +9,16 @@ from tidemill.core.errors import InvalidError, RefusedError, not_found
 from tidemill.core.instants import parse_duration
 from tidemill.ingestion.embedded.files import FilesSource
 from tidemill.ingestion.embedded.sqlite import SqliteSource
-from tidemill.ingestion.ports import Source
+from tidemill.ingestion.ports import Source, Stream
+from tidemill.ingestion.pushed import PushedSource
 
-SCHEMES = ("files", "sqlite")
+SCHEMES = ("files", "push", "sqlite")
 
 
-def open_source(url: str, project: Path, table: Table) -> Source:
-    """Open `files:FOLDER` or `sqlite:///FILE?table=NAME&every=1d`; relative paths are below `project`.
+def open_source(url: str, project: Path, table: Table, stream: Stream | None = None) -> Source:
+    """Open `files:FOLDER`, `sqlite:///FILE?table=NAME&every=1d` or `push:`; relative paths are below `project`.
+
+    `stream` is where pushed rows are.
 
     Raises `InvalidError` for a URL that says too little or too much, `NotFoundError` for an unknown scheme, `RefusedError` for a relative path
     that leaves the project.
@@ -25,14 +28,25 @@ def open_source(url: str, project: Path, table: Table) -> Source:
         raise not_found("scheme of sources", scheme if colon else url, SCHEMES)
     if scheme == "files":
         return FilesSource(_inside(project, rest, url), table)
+    if scheme == "push":
+        if rest or stream is None:
+            raise InvalidError(f"the source {url!r} of table {table.name!r} must be just 'push:', on a stack that has a stream")
+        return PushedSource(stream, table)
+    return _sqlite(url, project, table)
+
+
+def _sqlite(url: str, project: Path, table: Table) -> Source:
     parts = urlsplit(url)
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     if unknown := sorted(set(options) - {"table", "every"}):
         raise InvalidError(f"the source {url!r} of table {table.name!r} has an unknown option {unknown[0]!r}; known are table and every")
     if parts.netloc or not parts.path.strip("/"):
         raise InvalidError(f"the source {url!r} of table {table.name!r} names no file; write sqlite:///shop.db?table=orders")
-    path = _inside(project, unquote(parts.path[1:]), url)
-    return SqliteSource(path, options.get("table", table.name), table, every_us=parse_duration(options.get("every", "1d")))
+    path = parts.path[1:] if url.startswith("sqlite://") else parts.path  # sqlite:///relative, sqlite:////absolute, sqlite:relative
+    path = unquote(path)
+    return SqliteSource(
+        _inside(project, path, url), options.get("table", table.name), table, every_us=parse_duration(options.get("every", "1d"))
+    )
 
 
 def _inside(project: Path, path: str, url: str) -> Path:
