@@ -145,9 +145,9 @@ class Platform:
     @cached_property
     def profiler(self) -> Profiler:
         """Makes mergeable profiles."""
-        from tidemill.validation.embedded import DuckProfiler
+        from tidemill.validation.embedded import SketchProfiler
 
-        return DuckProfiler()
+        return SketchProfiler()
 
     @cached_property
     def schemas(self) -> SchemaStore:
@@ -168,7 +168,7 @@ class Platform:
         """The source of each table that has one, by table name."""
         from tidemill.ingestion.embedded import open_source
 
-        return {name: open_source(table.source, self.project, table) for name, table in self.definitions.tables.items() if table.source}
+        return {name: open_source(table.source, self.project, table, self.stream) for name, table in self.definitions.tables.items() if table.source}
 
     @cached_property
     def stream(self) -> Stream:
