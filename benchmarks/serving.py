@@ -1,0 +1,288 @@
+"""Requests per second of one worker: LightGBM of 200 trees and 20 features, every prediction durably logged.
+
+    python benchmarks/serving.py --json [--quick]
+
+Side by side in one run: the floor (Granian answering a constant), Tidemill with prediction logging on (fsync before the answer says
+`logged`), and a hand-written FastAPI + uvicorn + LightGBM application that logs nothing, in a virtual environment of its own that
+this script makes. Needs `wrk`. Points: c1 and c32 are connections with one row a request, b64 is 8 connections with 64 rows a request.
+All servers run at once and are asked in turns, so a change of the machine's load meets all of them.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+CACHE = Path(os.environ.get("TIDEMILL_BENCH_CACHE") or Path(tempfile.gettempdir()) / "tidemill-bench")
+PEER_NEEDS = ["fastapi", "uvicorn[standard]", "lightgbm", "numpy"]
+FEATURES = [f"f{i}" for i in range(20)]
+POINTS = {"c1": (1, 1), "c32": (32, 1), "b64": (8, 64)}
+LUA = """
+local file = assert(io.open(os.getenv("BENCH_BODY"), "rb"))
+wrk.method, wrk.body = "POST", file:read("*a")
+file:close()
+wrk.headers["Content-Type"] = "application/json"
+if os.getenv("BENCH_TOKEN") then wrk.headers["Authorization"] = "Bearer " .. os.getenv("BENCH_TOKEN") end
+function done(summary, latency)
+  local e = summary.errors
+  io.write(string.format("RESULT %d %d %d %d\\n", summary.requests, summary.duration, latency:percentile(99),
+    e.connect + e.read + e.write + e.status + e.timeout))
+end
+"""
+
+
+def make_model(home: Path) -> None:
+    """Train the model once; write its native file, Tidemill's package of it, request bodies and the right answers."""
+    import lightgbm
+    import numpy as np
+
+    from tidemill.training.package import pack_model
+    from tidemill.training.ports import Model
+
+    rng = np.random.default_rng(11)
+    x = rng.normal(size=(20_000, 20))
+    y = (x[:, 0] * x[:, 1] + np.sin(2 * x[:, 2]) + 0.5 * x[:, 3] ** 2 + rng.normal(0, 0.7, 20_000) > 0.5).astype(float)
+    params = {"objective": "binary", "num_leaves": 31, "learning_rate": 0.05, "verbose": -1, "seed": 11, "deterministic": True}
+    booster = lightgbm.train(params, lightgbm.Dataset(x, y), 200)
+    booster.save_model(home / "model.txt")
+    rows = np.round(rng.normal(size=(64, 20)), 4)
+    (home / "package").mkdir()
+    native = (home / "model.txt").read_bytes()
+    pack_model(Model("lightgbm", native, tuple(FEATURES), {}, meta={"example": rows[:2].tolist()}), home / "package")
+    (home / "expected.json").write_text(json.dumps(booster.predict(rows).tolist()))
+    for n in (1, 64):
+        tensor = {"name": "x", "datatype": "FP64", "shape": [n, 20], "data": rows[:n].ravel().tolist()}
+        (home / f"tidemill-{n}.json").write_text(json.dumps({"inputs": [tensor]}, separators=(",", ":")))
+        (home / f"peer-{n}.json").write_text(json.dumps({"rows": rows[:n].tolist()}, separators=(",", ":")))
+
+
+class Nothing:
+    """A feature reader for a service whose requests carry all inputs."""
+
+    def read(self, _views: Any, keys: Any, _at_us: int) -> list[dict[str, Any]]:
+        return [{} for _ in keys]
+
+
+def serve_tidemill(home: Path, port: int) -> None:
+    from tidemill.core.clock import WallClock
+    from tidemill.core.definitions import Label, Service, Table
+    from tidemill.ledger import schema
+    from tidemill.ledger.store import Ledger
+    from tidemill.registry.embedded import LedgerRegistry
+    from tidemill.serving import Scorer, Tokens, compile_plan
+    from tidemill.serving.embedded import LedgerRouter, OnnxRuntime, SqlitePredictionLog
+    from tidemill.serving.run import serve
+    from tidemill.serving.server import build_app
+    from tidemill.versioning.embedded import FileBlobStore
+
+    ledger, clock = Ledger(f"sqlite:///{home}/ledger.db"), WallClock()
+    blobs = FileBlobStore(home / "blobs")
+    registry = LedgerRegistry(ledger, blobs)
+    made = registry.register("bench", blobs.put(home / "package"), run_id="bench", metrics={}, meta={}, at_us=1)
+    with ledger.write() as db:
+        row = {"id": "live", "service": "bench", "model": "bench", "version": made.version, "role": "live", "weight": 1.0, "stage": 0}
+        db.execute(schema.deployment.insert().values(**row, decision_id="bench", since_us=1, started_us=1))
+    tokens = Tokens(ledger, clock)
+    (home / "token").write_text(tokens.make("bench"))
+    table = Table("rows", "files:rows", event_time="at", known_time="at")
+    service = Service("bench", features=FEATURES, label=Label("y", table, "y > 0", key="id"), spine=table, key="id")
+    log = SqlitePredictionLog(home / "predictions.db")
+    scorer = Scorer(service, compile_plan(service, Nothing()), LedgerRouter(ledger), OnnxRuntime(), registry, blobs, log)
+    serve(build_app({"bench": scorer}, tokens, clock=clock), port=port)
+
+
+def serve_floor(_home: Path, port: int) -> None:
+    import asyncio
+
+    from granian.constants import Interfaces
+    from granian.server.embed import Server
+
+    async def constant(_scope: Any, http: Any) -> None:
+        await http()
+        http.response_bytes(200, [("content-type", "application/json")], b'{"scores":[0.5]}')
+
+    async def run() -> None:
+        await Server(constant, address="127.0.0.1", port=port, interface=Interfaces.RSGI, log_enabled=False).serve()
+
+    asyncio.run(run())
+
+
+def peer_python() -> Path:
+    """The peer's own interpreter; its environment is made once, outside the repository."""
+    home = CACHE / "peer-fastapi"
+    python = home / "bin" / "python"
+    if not (home / "ready").exists():
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", *PEER_NEEDS], check=True)
+        (home / "ready").touch()
+    return python
+
+
+def peer_version(python: Path) -> str:
+    code = "from importlib.metadata import version as v; print(*(f'{n} {v(n)}' for n in ('fastapi', 'uvicorn', 'lightgbm')), sep=', ')"
+    return subprocess.run([str(python), "-c", code], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def started(command: list[str], port: int, log: Path, **environment: str) -> Iterator[None]:
+    """Run a server until the block ends; wait until it listens."""
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, env={**env, "OMP_NUM_THREADS": "1", **environment}, stdout=out, stderr=out)
+    try:
+        for _ in range(600):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            if process.poll() is not None:
+                break
+            time.sleep(0.1)
+        else:
+            raise RuntimeError(f"no server on {port}: {log.read_text()}")
+        if process.poll() is not None:
+            raise RuntimeError(f"the server ended: {log.read_text()}")
+        yield
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+class Tool:
+    """A running server and how it is asked."""
+
+    def __init__(self, name: str, kind: str, url: str, bodies: str, version_: str, token: str = "") -> None:
+        self.name, self.kind, self.url, self.bodies, self.version, self.token = name, kind, url, bodies, version_, token
+        self.rates: dict[str, list[float]] = {point: [] for point in POINTS}
+        self.p99_ms: dict[str, list[float]] = {point: [] for point in POINTS}
+
+    def check(self, home: Path) -> None:
+        """Its answers must be the model's."""
+        if self.kind == "floor":
+            return
+        request = urllib.request.Request(self.url, (home / f"{self.bodies}-64.json").read_bytes(), {"Content-Type": "application/json"})
+        if self.token:
+            request.add_header("Authorization", f"Bearer {self.token}")
+        with urllib.request.urlopen(request, timeout=20) as reply:
+            answer = json.load(reply)
+        got = answer["scores"] if "scores" in answer else answer["outputs"][0]["data"]
+        if "parameters" in answer and answer["parameters"]["logged"] is not True:
+            raise RuntimeError(f"{self.name} does not log: {answer['parameters']}")
+        want = json.loads((home / "expected.json").read_text())
+        worst = max(abs(a - b) for a, b in zip(got, want, strict=True))
+        if worst > 1e-5:
+            raise RuntimeError(f"{self.name} differs from the model by {worst}")
+
+    def ask(self, home: Path, point: str, seconds: float) -> None:
+        connections, rows = POINTS[point]
+        env = {**os.environ, "BENCH_BODY": str(home / f"{self.bodies}-{rows}.json")}
+        if self.token:
+            env["BENCH_TOKEN"] = self.token
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "10s", "-s", str(home / "post.lua"), self.url]
+        out = subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout
+        found = re.search(r"RESULT (\d+) (\d+) (\d+) (\d+)", out)
+        if found is None or int(found[4]):
+            raise RuntimeError(f"{self.name} at {point}: {out}")
+        self.rates[point].append(int(found[1]) / (int(found[2]) / 1e6))
+        self.p99_ms[point].append(int(found[3]) / 1e3)
+
+
+def report(tools: list[Tool]) -> Iterator[dict[str, Any]]:
+    for point in POINTS:
+        rate = {tool.name: statistics.median(tool.rates[point]) for tool in tools if tool.rates[point]}
+        floor = max(rate[t.name] for t in tools if t.kind == "floor")
+        best_peer = max((rate[t.name] for t in tools if t.kind == "peer"), default=None)
+        for tool in tools:
+            yield {
+                "task": f"serve-{point}",
+                "tool": tool.name,
+                "value": round(rate[tool.name], 1),
+                "unit": "requests/s",
+                "n": len(tool.rates[point]),
+                "vs_floor": round(floor / rate[tool.name], 2),
+                "vs_best_peer": round(rate[tool.name] / best_peer, 2) if best_peer else None,
+                "p99_ms": round(statistics.median(tool.p99_ms[point]), 2),
+                "min": round(min(tool.rates[point]), 1),
+                "max": round(max(tool.rates[point]), 1),
+                "version": tool.version,
+                "load": round(os.getloadavg()[0], 2),
+            }
+
+
+def measure(home: Path, seconds: float, repetitions: int, *, peers: bool) -> list[Tool]:
+    (home / "post.lua").write_text(LUA)
+    ports = [free_port() for _ in range(3)]
+    itself = [sys.executable, str(Path(__file__).resolve()), "--home", str(home)]
+    with ExitStack() as stack:
+        stack.enter_context(started([*itself, "--serve", "floor", "--port", str(ports[0])], ports[0], home / "floor.log"))
+        stack.enter_context(started([*itself, "--serve", "tidemill", "--port", str(ports[1])], ports[1], home / "tidemill.log"))
+        token = (home / "token").read_text()
+        own = f"tidemill {version('tidemill')}, granian {version('granian')}, onnxruntime {version('onnxruntime')}"
+        tools = [
+            Tool("granian-constant", "floor", f"http://127.0.0.1:{ports[0]}/", "tidemill", f"granian {version('granian')}"),
+            Tool("tidemill", "own", f"http://127.0.0.1:{ports[1]}/v2/models/bench/infer", "tidemill", own, token),
+        ]
+        if peers:
+            python = peer_python()
+            command = [str(python), "-m", "uvicorn", "fastapi_lightgbm:app", "--port", str(ports[2]), "--log-level", "warning"]
+            where = ["--app-dir", str(HERE / "peers")]
+            stack.enter_context(started([*command, *where], ports[2], home / "peer.log", BENCH_MODEL=str(home / "model.txt")))
+            for name, path in (("fastapi", "predict"), ("fastapi-async", "predict-async")):
+                tools.append(Tool(name, "peer", f"http://127.0.0.1:{ports[2]}/{path}", "peer", peer_version(python)))
+        for tool in tools:
+            tool.check(home)
+            tool.ask(home, "c32", 1)
+            tool.rates["c32"].clear()
+            tool.p99_ms["c32"].clear()
+        for _ in range(repetitions):
+            for point in POINTS:
+                for tool in tools:
+                    tool.ask(home, point, seconds)
+    return tools
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="one JSON line per figure")
+    parser.add_argument("--quick", action="store_true", help="three short repetitions")
+    parser.add_argument("--no-peers", action="store_true", help="the floor and Tidemill only")
+    parser.add_argument("--serve", choices=["tidemill", "floor"], help=argparse.SUPPRESS)
+    parser.add_argument("--home", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.serve:
+        {"tidemill": serve_tidemill, "floor": serve_floor}[given.serve](given.home, given.port)
+        return
+    if shutil.which("wrk") is None:
+        sys.exit("wrk is needed: apt-get install wrk")
+    home = Path(tempfile.mkdtemp(prefix="tidemill-serving-"))
+    try:
+        make_model(home)
+        for row in report(measure(home, 2 if given.quick else 5, 3 if given.quick else 5, peers=not given.no_peers)):
+            text = "{task:10} {tool:18} {value:>10} {unit}  p99 {p99_ms} ms  vs_floor {vs_floor}  vs_best_peer {vs_best_peer}"
+            print(json.dumps(row) if given.json else text.format(**row), flush=True)
+    finally:
+        shutil.rmtree(home)
+
+
+if __name__ == "__main__":
+    main()
