@@ -116,10 +116,10 @@ def _drift(
     seen = [
         o
         for o in loop.metrics.read(service.name, objective="psi:max", version=live.version, from_us=now_us - trigger.window_us)
-        if o.value is not None and o.until_us <= now_us and o.n >= ENOUGH_SERVED
+        if o.until_us <= now_us
     ]
     newest = max(seen, key=lambda o: (o.until_us, o.until_us - o.from_us), default=None)
-    if newest is None or newest.value is None or newest.value <= trigger.threshold:
+    if newest is None or newest.value is None or newest.n < ENOUGH_SERVED or newest.value <= trigger.threshold:
         return None
     reason = f"{newest.body.get('column')} drifted: {newest.value:.3f} over {format_duration(newest.until_us - newest.from_us)}"
     evidence = {"reason": reason, "objective": "psi:max", "value": newest.value, "threshold": trigger.threshold, "version": live.version}

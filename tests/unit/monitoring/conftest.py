@@ -1,5 +1,5 @@
 """Fixtures of the monitoring tests."""
 
-from monitoring_stage import stage
+from tests.support.monitoring_stage import stage
 
 __all__ = ["stage"]

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import sqlalchemy as sa
-from monitoring_stage import START, Stage
+from tests.support.monitoring_stage import START, Stage
 
 from tidemill.core.errors import NotFoundError
 from tidemill.core.instants import DAY_US, HOUR_US

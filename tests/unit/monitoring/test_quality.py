@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from monitoring_stage import START, Stage
+from tests.support.monitoring_stage import START, Stage
 
 from tidemill.core.errors import InvalidError
 from tidemill.core.instants import DAY_US, HOUR_US

@@ -1,5 +1,5 @@
 """Fixtures of the retraining tests."""
 
-from loop_world import make, world
+from tests.support.loop_world import make, world
 
 __all__ = ["make", "world"]

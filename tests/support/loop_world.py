@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import exp
 from pathlib import Path
 from typing import Any, cast
 
@@ -142,6 +143,7 @@ class World:
         start = self.clock.now_us()
         at, signal, label = rows_of(start % 2**31, start, int((until_us - start) // (HOUR_US // 10)))
         deployments = deployments_of(self.loop.ledger, self.service.name)
+        skills = {d["version"]: SKILL[self.skill(d["version"])] for d in deployments}
         records: list[Prediction] = []
         for t, s, n in zip(at.tolist(), signal.tolist(), range(len(at)), strict=True):
             canary = next((d for d in deployments if d["role"] == "canary" and (n * 0.618) % 1 < d["weight"]), None)
@@ -149,7 +151,7 @@ class World:
                 answers = d is canary or (canary is None and d["role"] == "live")
                 role = cast("Role", d["role"] if answers else "shadow")
                 shown = -3 * s if self.broken_canary and role == "canary" else s
-                score = float(Skilled(self.skill(d["version"])).predict([(shown,)])[0])
+                score = 1 / (1 + exp(-2 * skills[d["version"]] * shown))
                 records.append(
                     Prediction(f"r{t}", self.service.name, self.service.name, d["version"], role, t, score, ("signal",), (shown,))
                 )
@@ -181,8 +183,17 @@ def make_world(path: Path, *, retrain: Sequence[Trigger] = (), rollout: Rollout 
 
     def launch(loop: Loop, cause: Cause) -> None:
         world.launches.append(cause.id)
-        skill = world.train[min(int(cause.evidence.get("nth", len(loop.registry.versions(service.name)))), len(world.train) - 1)]
-        run: dict[str, Any] = {"id": cause.run_id, "pipeline": "train", "service": service.name, "cause_id": cause.id, "params": "{}", "graph": "{}"}
+        with loop.ledger.read() as db:
+            earlier = db.execute(sa.select(sa.func.count()).where(schema.cause.c.at_us < cause.at_us)).scalar_one()
+        skill = world.train[min(int(earlier), len(world.train) - 1)]
+        run: dict[str, Any] = {
+            "id": cause.run_id,
+            "pipeline": "train",
+            "service": service.name,
+            "cause_id": cause.id,
+            "params": "{}",
+            "graph": "{}",
+        }
         run |= {"code": "{}", "environment": "{}", "started_us": clock.now_us()}
         with loop.ledger.write() as db:
             insert_once(db, schema.run, run | {"status": "running"})

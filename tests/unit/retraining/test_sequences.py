@@ -1,0 +1,134 @@
+"""Confidence sequences: they add up, they hold at every look, and the design effect is what makes them hold."""
+
+from __future__ import annotations
+
+from math import inf, isinf
+
+import numpy as np
+import pytest
+
+from tidemill.retraining.sequences import DEFAULT_ICC, Sums, asymptotic, empirical_bernstein, intraclass, sums
+
+ALPHA, MIN_LABELS, GATE_DAYS, DAYS = 0.05, 100, 14, 14
+
+
+def day_of(rng: np.random.Generator, count: int, icc: float, mean: float = 0.0) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Differences of one day: a shared day effect and heavy-tailed rows; variance 1."""
+    rows = rng.standard_t(4, size=count) / 2**0.5
+    return np.asarray(mean + icc**0.5 * rng.normal() + (1 - icc) ** 0.5 * rows)
+
+
+def test_sums_of_disjoint_blocks_add_up() -> None:
+    rng = np.random.default_rng(0)
+    d, block = rng.normal(size=300), np.repeat(np.arange(6), 50)
+    first = block < 2
+    merged, whole = sums(d[first], block[first]) + sums(d[~first], block[~first]), sums(d, block)
+    assert (merged.n, merged.pairs) == (whole.n, whole.pairs)
+    assert merged.total == pytest.approx(whole.total)
+    assert whole.variance == pytest.approx(float(d.var(ddof=1)))
+    assert whole.design_effect(0.1) == pytest.approx(1 + 49 * 0.1)
+
+
+def test_nothing_and_one_row_say_nothing() -> None:
+    for given in (Sums(), Sums(1, 0.3, 0.09, 1.0)):
+        found = asymptotic(given, alpha=ALPHA, target=500)
+        assert isinf(found.low)
+        assert isinf(found.high)
+    assert Sums().variance == inf
+    assert Sums().design_effect(0.5) == 1.0
+
+
+def test_equal_models_have_no_width() -> None:
+    found = asymptotic(sums(np.zeros(200), np.repeat([0, 1], 100)), alpha=ALPHA, target=500)
+    assert (found.low, found.high) == (0.0, 0.0)
+
+
+def test_it_is_wider_than_one_fixed_look_but_not_by_much_and_shrinks() -> None:
+    rng = np.random.default_rng(3)
+    halves = []
+    for n in (200, 500, 2000, 20000):
+        d = rng.normal(size=n)
+        found = asymptotic(sums(d, np.arange(n)), alpha=ALPHA, target=500, icc=0.0)
+        halves.append((found.high - found.low) / 2 / (1.96 * d.std() / n**0.5))
+    assert all(1.2 < ratio < 2.2 for ratio in halves)
+
+
+def test_the_intraclass_correlation_is_found_with_its_upper_limit() -> None:
+    rng = np.random.default_rng(4)
+    block = np.repeat(np.arange(60), 200)
+    found, upper = intraclass(np.concatenate([day_of(rng, 200, 0.05) for _ in range(60)]), block)
+    assert found == pytest.approx(0.05, abs=0.025)
+    assert upper > found
+    assert intraclass(np.zeros(20), np.repeat([0, 1], 10)) == (0.0, 0.0)
+    assert intraclass(rng.normal(size=5), np.zeros(5, dtype=np.int64)) == (0.0, DEFAULT_ICC)
+
+
+def rates(
+    runs: int, *, icc: float, mean: float, rows: int, margin: float = 0.05, honest: bool = True, seed: int = 0
+) -> tuple[float, float]:
+    """Shares of simulated rollouts in which harm (lower end > 0), and safety (upper end <= margin), was claimed at any of four looks a day."""
+    rng = np.random.default_rng(seed)
+    gate_blocks = np.repeat(np.arange(GATE_DAYS), 900)
+    harm = safe = 0
+    for _ in range(runs):
+        used = intraclass(np.concatenate([day_of(rng, 900, icc) for _ in range(GATE_DAYS)]), gate_blocks)[1] if honest else 0.0
+        so_far, claimed_harm, claimed_safe = Sums(), False, False
+        for _ in range(DAYS):
+            d = day_of(rng, rows, icc, mean)
+            looks = [so_far + sums(d[: rows * k // 4], np.zeros(rows * k // 4, dtype=np.int64)) for k in (1, 2, 3, 4)]
+            for look in looks:
+                if look.n >= MIN_LABELS:
+                    found = asymptotic(look, alpha=ALPHA, target=5 * MIN_LABELS, icc=used)
+                    claimed_harm |= found.low > 0
+                    claimed_safe |= found.high <= margin
+            so_far = looks[-1]
+        harm += claimed_harm
+        safe += claimed_safe
+    return harm / runs, safe / runs
+
+
+@pytest.mark.parametrize(("icc", "rows"), [(0.0, 90), (0.02, 90), (0.02, 900)])
+def test_looking_all_the_time_rolls_equals_back_no_more_often_than_stated(icc: float, rows: int) -> None:
+    runs = 300
+    harm, _ = rates(runs, icc=icc, mean=0.0, rows=rows)
+    assert harm <= ALPHA / 2 + 3 * (ALPHA / 2 / runs) ** 0.5
+
+
+def test_harm_beyond_the_margin_is_called_safe_no_more_often_than_stated() -> None:
+    runs = 300
+    _, safe = rates(runs, icc=0.02, mean=0.0501, rows=900)
+    assert safe <= ALPHA / 2 + 3 * (ALPHA / 2 / runs) ** 0.5
+
+
+def test_without_the_design_effect_the_promise_would_be_broken() -> None:
+    harm, _ = rates(150, icc=0.02, mean=0.0, rows=900, honest=False)
+    assert harm > 0.3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("icc", [0.0, 0.01, 0.05])
+@pytest.mark.parametrize("rows", [90, 450, 900])
+def test_two_thousand_rollouts_keep_the_rates(icc: float, rows: int) -> None:
+    runs = 2000
+    harm, _ = rates(runs, icc=icc, mean=0.0, rows=rows, seed=1)
+    _, safe = rates(runs, icc=icc, mean=0.05, rows=rows, seed=2)
+    bound = ALPHA / 2 + 3 * (ALPHA / 2 / runs) ** 0.5
+    assert harm <= bound
+    assert safe <= bound
+
+
+def test_empirical_bernstein_holds_exactly_and_is_strict() -> None:
+    rng = np.random.default_rng(5)
+    missed = 0
+    for _ in range(300):
+        low, high = empirical_bernstein(rng.uniform(-1, 1, size=400) * 0.3, bound=1.0, alpha=ALPHA)
+        missed += bool((low > 0).any() or (high < 0).any())
+        assert (np.diff(low) >= 0).all()
+        assert (np.diff(high) <= 0).all()
+    assert missed / 300 <= ALPHA
+
+
+def test_empirical_bernstein_finds_real_harm_and_narrows_to_it() -> None:
+    rng = np.random.default_rng(6)
+    low, high = empirical_bernstein(0.2 + 0.1 * rng.uniform(-1, 1, size=2000), bound=1.0, alpha=ALPHA)
+    assert 0 < low[-1] < 0.2 < high[-1] < 0.25
