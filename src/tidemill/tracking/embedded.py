@@ -65,7 +65,7 @@ class LedgerTracker:
         ]
 
 
-def _page(db: sa.Connection, order_by: str | None, *, descending: bool, limit: int, offset: int) -> list[sa.Row[Any]]:
+def _page(db: sa.Connection, order_by: str | None, *, descending: bool, limit: int, offset: int) -> list[Any]:
     """Runs newest first, or by a metric's last value with those that lack it (or have NaN) last.
 
     The ordered part walks the index of last values and stops at the limit, so it does not grow with the number of runs.
@@ -78,7 +78,7 @@ def _page(db: sa.Connection, order_by: str | None, *, descending: bool, limit: i
     has = (last.name == order_by) & last.value.is_not(None)
     ranked = runs.join_from(schema.metric_last, schema.run, run.id == last.run_id).where(has)
     ordered = ranked.order_by(last.value.desc() if descending else last.value.asc(), *newest)
-    found = list(db.execute(ordered.limit(limit).offset(offset)).all())
+    found: list[Any] = list(db.execute(ordered.limit(limit).offset(offset)).all())
     if len(found) < limit:
         before = db.execute(sa.select(sa.func.count()).select_from(ranked.subquery())).scalar() or 0
         rest = runs.where(~sa.exists().where(has, last.run_id == run.id)).order_by(*newest)
