@@ -158,7 +158,11 @@ class Loop:
         """Orders placed in [since, until) whose outcome is known by now. Before that they are simply not there yet."""
         done = {d.order: d.minutes > 35 for d in self.deliveries if d.recorded <= now}
         rows = [o for o in self.orders if since <= o.placed < until and o.id in done]
-        return np.array([self.x[o.id] for o in rows]), np.array([float(done[o.id]) for o in rows]), np.array([o.placed // DAY for o in rows])
+        return (
+            np.array([self.x[o.id] for o in rows]),
+            np.array([float(done[o.id]) for o in rows]),
+            np.array([o.placed // DAY for o in rows]),
+        )
 
     def train(self, now, cause):
         x, y, _ = self.labelled(max(0, now - 21 * DAY), now - 5 * DAY, now)

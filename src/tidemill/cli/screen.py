@@ -68,7 +68,7 @@ def plot(series: Mapping[str, Sequence[Mapping[str, Any]]], color: Mapping[str, 
         return [Text("no labelled predictions to plot yet")]
     low, high = min(values), max(values)
     high = high if high > low else low + 1e-9
-    width = min(72, max(24, 2 * max(len(w) for w in series.values())))
+    width = min(72, max(48, 2 * max(len(w) for w in series.values())))
     cells = [[(0, "")] * width for _ in range(_HEIGHT)]
     for name, weeks in series.items():
         points = [(w["week_us"], w["log_loss"]) for w in weeks if w["log_loss"] is not None]
