@@ -14,7 +14,7 @@ from tidemill.core.errors import not_found
 from tidemill.features.embedded import decode
 from tidemill.features.embedded.memory import Kept, TableMemory, segments
 from tidemill.features.embedded.plans import Plans, key_text, request_key
-from tidemill.features.embedded.tiles import NEVER, State, ViewPlan, pack, unpack
+from tidemill.features.embedded.tiles import NEVER, State, ViewPlan, pack
 from tidemill.features.ports import OnlineStore
 
 _CACHED = 1_000_000
@@ -101,8 +101,7 @@ class TileProcessor:
         cache = self._cache[plan.view.name]
         state = cache.get(key)
         if state is None:
-            body = self._online.read([(plan.view.name, key_text(key))])[0]
-            state = cache[key] = unpack(body) if body else plan.new()
+            state = cache[key] = plan.unpack(self._online.read([(plan.view.name, key_text(key))])[0])
         return state
 
     def read(self, views: Sequence[FeatureView], keys: Sequence[Mapping[str, Any]], at_us: int) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 from tidemill.core.definitions import Definitions, FeatureView
 from tidemill.features.embedded.memory import TableMemory
 from tidemill.features.embedded.plans import Plans, key_text, request_key
-from tidemill.features.embedded.tiles import ViewPlan, unpack
+from tidemill.features.embedded.tiles import ViewPlan
 from tidemill.features.ports import OnlineStore
 
 
@@ -33,8 +33,7 @@ class OnlineReader:
         found = iter(self._online.read([(p.view.name, key_text(k)) for p, k in asked if k is not None]))
         answers: list[dict[str, Any]] = [{} for _ in keys]
         for i, (plan, key) in enumerate(asked):
-            body = None if key is None else next(found)
-            state = unpack(body) if body else plan.new()
+            state = plan.unpack(None if key is None else next(found))
             if at_us < state.clock:
                 state = plan.rebuild(self._memory(plan).history(plan, key, at_us), at_us)
             else:

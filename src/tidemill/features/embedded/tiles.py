@@ -30,13 +30,14 @@ Tile = list[Any]
 
 @dataclass(slots=True)
 class State:
-    """What is known of one key. `tiles` has one dict for each window of the plan, `memo` their last answers."""
+    """What is known of one key. `tiles` has one dict for each window of the plan, `memo` their last answers, `lows` their first tiles."""
 
     clock: int = NEVER
     ahead: list[tuple[int, int, int, Row]] = field(default_factory=list)
     tiles: list[dict[int, Tile]] = field(default_factory=list)
     newest: list[Row] = field(default_factory=list)
     memo: list[Any] = field(default_factory=list)
+    lows: list[int] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -129,7 +130,16 @@ class ViewPlan:
 
     def new(self) -> State:
         """The state of a key that no row has named."""
-        return State(tiles=[{} for _ in self.windows], memo=[None for _ in self.windows])
+        n = len(self.windows)
+        return State(tiles=[{} for _ in range(n)], memo=[None] * n, lows=[NEVER] * n)
+
+    def unpack(self, body: bytes | None) -> State:
+        """The state that `pack` wrote, or that of a key that no row has named."""
+        if body is None:
+            return self.new()
+        clock, ahead, tiles, newest = msgspec.msgpack.decode(body)
+        lows = [(clock - w.over) // w.hop for w in self.windows]
+        return State(clock, [(t, n, s, tuple(r)) for t, n, s, r in ahead], tiles, [tuple(r) for r in newest], [None] * len(tiles), lows)
 
     def add(self, state: State, row: Row, visible: int, end: int) -> None:
         """Let a row count in [visible, end)."""
@@ -168,26 +178,32 @@ class ViewPlan:
     def advance(self, state: State, at: int) -> None:
         """Move the state's clock forward to `at`."""
         state.clock = at
+        for i, window in enumerate(self.windows):
+            low = (at - window.over) // window.hop
+            if low != state.lows[i]:
+                self._drop(state, i, low)
         ahead = state.ahead
         if ahead and ahead[0][0] <= at:
             due = bisect_left(ahead, (at + 1,))
             for _, _, sign, row in ahead[:due]:
                 self._apply(state, row, sign)
             del ahead[:due]
-        for i, window in enumerate(self.windows):
-            tiles, low = state.tiles[i], (at - window.over) // window.hop
-            if old := [n for n in tiles if n < low]:
-                state.memo[i] = None
-                for n in old:
-                    del tiles[n]
         if state.newest and state.newest[0][0] < at - self.ttl:
             del state.newest[: bisect_left(state.newest, (at - self.ttl,))]
+
+    def _drop(self, state: State, i: int, low: int) -> None:
+        state.lows[i] = low
+        tiles = state.tiles[i]
+        if old := [n for n in tiles if n < low]:
+            state.memo[i] = None
+            for n in old:
+                del tiles[n]
 
     def _apply(self, state: State, row: Row, sign: int) -> None:
         event, _, _, values = row
         for i, window in enumerate(self.windows):
             n = (event - 1) // window.hop
-            if n < (state.clock - window.over) // window.hop:
+            if n < state.lows[i]:
                 continue
             state.memo[i] = None
             tiles = state.tiles[i]
@@ -230,11 +246,5 @@ def _place(window: WindowPlan, kind: str, field_: int) -> int:
 
 
 def pack(state: State) -> bytes:
-    """Bytes of a state."""
+    """Bytes of a state, for `ViewPlan.unpack`."""
     return msgspec.msgpack.encode((state.clock, state.ahead, state.tiles, state.newest))
-
-
-def unpack(body: bytes) -> State:
-    """The state that `pack` wrote."""
-    clock, ahead, tiles, newest = msgspec.msgpack.decode(body)
-    return State(clock, [(t, n, s, tuple(r)) for t, n, s, r in ahead], tiles, [tuple(r) for r in newest], [None] * len(tiles))
