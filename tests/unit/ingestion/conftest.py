@@ -2,7 +2,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ingestion_kit import World
+from tests.support.ingestion_kit import World
 
 
 @pytest.fixture

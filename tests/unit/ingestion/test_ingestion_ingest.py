@@ -4,7 +4,7 @@ import json
 
 import pyarrow as pa
 import pytest
-from ingestion_kit import TABLE, World, rows_of
+from tests.support.ingestion_kit import TABLE, World, rows_of
 
 from tidemill.core.definitions import Table
 from tidemill.core.errors import NotFoundError

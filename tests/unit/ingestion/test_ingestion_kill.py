@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 import sqlalchemy as sa
-from ingestion_kit import World, rows_of
+from tests.support.ingestion_kit import World, rows_of
 
 from tidemill.ledger.store import Ledger
 from tidemill.versioning.ports import TableStore
