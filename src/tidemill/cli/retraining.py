@@ -170,5 +170,7 @@ def reproduce_command(project: Path, overrides: Sequence[str], as_json: bool, ru
     if as_json:
         show_json(found)
     else:
-        show_facts(dict(found), as_json=False, title=run)
+        show_facts({k: v for k, v in found.items() if k not in ("steps", "run")}, as_json=False, title=run)
+        rows = [{**row, "": "=" if row.get("equal") else "≠"} for row in found.get("steps", ())]
+        show_rows(rows, ["", "node", "recorded", "again"], as_json=False, title="steps", empty="no step was run again")
     return 1 if str(found.get("verdict", "")).startswith("differ") else 0
