@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,6 +15,12 @@ from tidemill.pipelines.ports import Graph, Node, Step
 from tidemill.pipelines.trace import refs, replace
 
 _CACHED = sa.select(schema.step_cache.c.output, schema.step_cache.c.run_id).where(schema.step_cache.c.cache_key == sa.bindparam("key"))
+
+_FINISH = (
+    sa.update(schema.step_run)
+    .where(schema.step_run.c.run_id == sa.bindparam("of_run"), schema.step_run.c.node == sa.bindparam("of_node"))
+    .values(status="finished", output=sa.bindparam("kept"), wall_ms=sa.bindparam("took"))
+)
 
 
 @dataclass(slots=True)
@@ -69,17 +76,17 @@ class Record:
         """Write that a node is running."""
         with self.ledger.write(durable=False) as db:
             self._flush(db)
-            upsert(db, schema.step_run, self._row(node, "running", key, parts, at_us, output=None, wall_ms=None, error=None))
+            row = self._row(node, "running", key, parts, at_us, output=None, wall_ms=None, error=None)
+            _put_all(db, schema.step_run, [row], replace=True)
 
     def node_finished(self, node: Node, key: str, output: Mapping[str, Any], wall_ms: float, at_us: int) -> None:
         """Write a node's output, and keep it under its key for later runs."""
         text = to_json(output)
-        ours = (schema.step_run.c.run_id == self.run_id) & (schema.step_run.c.node == node.id)
         with self.ledger.write(durable=False) as db:
-            db.execute(sa.update(schema.step_run).where(ours).values(status="finished", output=text, wall_ms=wall_ms))
+            db.execute(_FINISH, {"of_run": self.run_id, "of_node": node.id, "kept": text, "took": wall_ms})
             if not node.step.reads_world:
                 kept = {"cache_key": key, "step": node.step.name, "output": text, "run_id": self.run_id, "at_us": at_us}
-                upsert(db, schema.step_cache, kept)
+                _put_all(db, schema.step_cache, [kept], replace=True)
 
     def end(
         self,
@@ -104,11 +111,11 @@ class Record:
             for node, text in (failed or {}).items():
                 ours = (schema.step_run.c.run_id == self.run_id) & (schema.step_run.c.node == node)
                 db.execute(sa.update(schema.step_run).where(ours).values(status="failed", error=text))
-            for name, value in self.params.items():
-                upsert(db, schema.param, {"run_id": self.run_id, "name": name, "value": value})
-            _insert_all(db, schema.artifact, [{"digest": d, "at_us": at_us, **row} for d, row in self.artifacts.items()])
+            params = [{"run_id": self.run_id, "name": name, "value": value} for name, value in self.params.items()]
+            _put_all(db, schema.param, params, replace=True)
+            _put_all(db, schema.artifact, [{"digest": d, "at_us": at_us, **row} for d, row in self.artifacts.items()])
             edges = dict.fromkeys(self.lineage)
-            _insert_all(db, schema.lineage, [{"source": s, "target": t, "role": role, "at_us": at_us} for s, t, role in edges])
+            _put_all(db, schema.lineage, [{"source": s, "target": t, "role": role, "at_us": at_us} for s, t, role in edges])
             db.execute(sa.update(schema.run).where(schema.run.c.id == self.run_id).values(**values))
             emit(db, f"run.{status}", self.run_id, {"pipeline": self.graph.pipeline, "error": error}, at_us=at_us)
 
@@ -125,8 +132,7 @@ class Record:
                 self.lineage.append((output["digest"], part["digest"], f"item {name}"[:64]))
 
     def _flush(self, db: sa.Connection) -> None:
-        for row in self.waiting:
-            upsert(db, schema.step_run, row)
+        _put_all(db, schema.step_run, self.waiting, replace=True)
         self.waiting.clear()
 
     def _row(self, node: Node, status: str, key: str, parts: Mapping[str, Any], at_us: int, **more: Any) -> dict[str, Any]:
@@ -200,7 +206,25 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else getattr(value, "__qualname__", None) or repr(value)[:2000]
 
 
-def _insert_all(db: sa.Connection, table: sa.Table, rows: Iterable[dict[str, Any]]) -> None:
-    listed: Sequence[dict[str, Any]] = list(rows)
-    for row in listed:
-        insert_once(db, table, row)
+def _put_all(db: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]], *, replace: bool = False) -> None:
+    """Insert rows of equal columns; those whose key is there already stay as they are, or are replaced. One statement where the ledger is SQLite."""
+    if not rows:
+        return
+    if db.dialect.name != "sqlite":
+        for row in rows:
+            (upsert if replace else insert_once)(db, table, row)
+        return
+    db.execute(_statement(table, tuple(rows[0]), replace), list(rows))
+
+
+@cache
+def _statement(table: sa.Table, columns: tuple[str, ...], replace: bool) -> Any:
+    """SQLite's insert that leaves rows alone, or replaces `columns` of them; built once, because building costs more than running."""
+    from sqlalchemy.dialects.sqlite import insert
+
+    statement = insert(table)
+    if not replace:
+        return statement.on_conflict_do_nothing()
+    keys = [column.name for column in table.primary_key.columns]
+    rest = {name: statement.excluded[name] for name in columns if name not in keys}
+    return statement.on_conflict_do_update(index_elements=keys, set_=rest)
