@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from tidemill.core.errors import NotFoundError
 from tidemill.ledger import schema
-from tidemill.ledger.store import Ledger
+from tidemill.ledger.store import Ledger, upsert
 from tidemill.monitoring.ports import MetricSink, Observation
 from tidemill.serving.ports import Prediction
 from tidemill.validation.ports import Profile, Profiler
@@ -35,13 +35,16 @@ def served_subject(service: str, version: int) -> str:
 
 def keep_profile(ledger: Ledger, subject: str, profile: Profile, *, from_us: int, until_us: int, at_us: int) -> None:
     """Store the profile of a window, replacing the one that is there."""
-    from sqlalchemy.dialects.sqlite import insert
-
-    values: dict[str, Any] = {"rows": profile.rows, "body": profile.to_bytes(), "at_us": at_us}
-    key: dict[str, Any] = {"subject": subject, "from_us": from_us, "until_us": until_us}
+    values = {
+        "subject": subject,
+        "from_us": from_us,
+        "until_us": until_us,
+        "rows": profile.rows,
+        "body": profile.to_bytes(),
+        "at_us": at_us,
+    }
     with ledger.write(durable=False) as db:
-        statement = insert(schema.profile).values(**key, **values)
-        db.execute(statement.on_conflict_do_update(index_elements=list(key), set_=values))
+        upsert(db, schema.profile, values)
 
 
 def merged_profile(ledger: Ledger, profiler: Profiler, subject: str, *, from_us: int = 0, until_us: int | None = None) -> Profile | None:

@@ -22,7 +22,7 @@ from tidemill.core.clock import Clock
 from tidemill.core.definitions import Label
 from tidemill.core.errors import InvalidError, RefusedError, UnavailableError
 from tidemill.ledger import schema
-from tidemill.ledger.store import Ledger, emit, from_json, to_json
+from tidemill.ledger.store import Ledger, emit, from_json, to_json, upsert
 from tidemill.monitoring.ports import LabelRow, Observation
 
 _COLUMNS = ("label", "key", "value", "event_us", "known_us", "writer")
@@ -178,14 +178,9 @@ class LedgerMetrics:
     def write(self, observations: Sequence[Observation], *, at_us: int) -> None:
         if not observations:
             return
-        from sqlalchemy.dialects.sqlite import insert
-
-        table = schema.observation
-        keys = [c.name for c in table.primary_key]
-        statement = insert(table)
-        newer = {c.name: statement.excluded[c.name] for c in table.columns if c.name not in keys}
         with self._ledger.write(durable=False) as db:
-            db.execute(statement.on_conflict_do_update(index_elements=keys, set_=newer), [_record(o, at_us) for o in observations])
+            for observation in observations:
+                upsert(db, schema.observation, _record(observation, at_us))
 
     def read(self, service: str, *, objective: str | None = None, version: int | None = None, from_us: int = 0) -> list[Observation]:
         table = schema.observation

@@ -66,12 +66,12 @@ def observe(
 def baseline(
     service: str, version: int, *, ledger: Ledger, profiler: Profiler, registry: ModelRegistry, blobs: BlobStore, at_us: int
 ) -> Profile | None:
-    """The profile of a version's training inputs: from the ledger, or from the blob that the version's `meta["profile"]` names; else None."""
+    """The profile of a version's training inputs: from the ledger, or from the blob that the version's `meta["baseline"]` names; else None."""
     subject = baseline_subject(service, version)
     found = merged_profile(ledger, profiler, subject)
     if found is not None:
         return found
-    digest = registry.get(service, version).meta.get("profile")
+    digest = registry.get(service, version).meta.get("baseline")
     if not digest:
         return None
     try:

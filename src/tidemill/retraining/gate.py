@@ -20,7 +20,7 @@ from scipy.special import stdtr, stdtrit
 
 from tidemill.core import ids
 from tidemill.core.definitions import Gate, Service
-from tidemill.core.errors import InvalidError, RefusedError
+from tidemill.core.errors import InvalidError, NotFoundError, RefusedError
 from tidemill.core.instants import parse_duration
 from tidemill.monitoring.losses import row_losses
 from tidemill.registry.ports import ModelVersion
@@ -184,8 +184,13 @@ def decide(loop: Loop, service: Service, version: int) -> Decision:
     challenger = loop.registry.get(service.name, version)
     live = transitions.live(loop.ledger, service.name)
     opponent = loop.registry.get(service.name, live.version) if live else None
-    rows = loop.holdout(challenger)
-    evidence = _evidence(loop, service, challenger, opponent, rows)
+    try:
+        rows = loop.holdout(challenger)
+    except (InvalidError, RefusedError, NotFoundError) as error:
+        rows = HoldoutRows((), (), np.empty(0), np.empty(0, dtype=np.int64), float("nan"))
+        evidence = _untested("hold", f"there are no held-out rows to judge on: {error}", service.gate, rows)
+    else:
+        evidence = _evidence(loop, service, challenger, opponent, rows)
     body = asdict(evidence) | {"champion": opponent.version if opponent else None, "challenger": version, "block": service.gate.block}
     body |= {"against": "champion" if opponent else "constant prior", "prior": rows.prior}
     body |= {"from_us": int(rows.at_us.min()), "until_us": int(rows.at_us.max())} if rows.at_us.size else {}

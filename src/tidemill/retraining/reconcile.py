@@ -18,7 +18,7 @@ from tidemill.core import ids
 from tidemill.core.definitions import Service
 from tidemill.core.errors import ConflictError, NotFoundError
 from tidemill.ledger import schema
-from tidemill.ledger.store import emit, insert_once, to_json
+from tidemill.ledger.store import emit, insert_once, to_json, upsert
 from tidemill.registry.ports import ModelVersion
 from tidemill.retraining import gate, rollout, transitions, triggers
 from tidemill.retraining.decisions import as_decision, record
@@ -272,10 +272,8 @@ def _show(loop: Loop, service: Service, candidate: Deployed, seen: rollout.Look,
         "weight": candidate.weight,
         "margin": service.rollout.margin,
     }
-    name, table = f"rollout:{service.name}", schema.state
     with loop.ledger.write(durable=False) as db:
-        db.execute(table.delete().where(table.c.name == name))
-        db.execute(table.insert().values(name=name, value=to_json(body), at_us=now_us))
+        upsert(db, schema.state, {"name": f"rollout:{service.name}", "value": to_json(body), "at_us": now_us})
 
 
 _APPLY = {

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from tidemill.core import ids
 from tidemill.core.errors import ConflictError
 from tidemill.ledger import schema
-from tidemill.ledger.store import Ledger, emit, insert_once
+from tidemill.ledger.store import Ledger, emit, insert_once, upsert
 from tidemill.retraining.ports import Decision
 
 _D = schema.deployment
@@ -90,7 +90,7 @@ def go_live(
         _move(db, candidate, decision, {"role": "live", "weight": 1.0, "since_us": decision.at_us, "decision_id": decision.id})
     set_status(db, service, version, "champion")
     _alias(db, service, "champion", version, decision)
-    db.execute(schema.model_alias.delete().where(schema.model_alias.c.name == service, schema.model_alias.c.alias == "challenger"))
+    _drop_alias(db, service, "challenger", decision)
 
 
 def withdraw(db: sa.Connection, candidate: Deployed, role: str, decision: Decision) -> None:
@@ -98,9 +98,7 @@ def withdraw(db: sa.Connection, candidate: Deployed, role: str, decision: Decisi
     _move(db, candidate, decision, {"role": role, "weight": 0.0, "ended_us": decision.at_us, "decision_id": decision.id})
     set_status(db, candidate.service, candidate.version, role)
     _share_of_live(db, candidate.service, 1.0)
-    db.execute(
-        schema.model_alias.delete().where(schema.model_alias.c.name == candidate.service, schema.model_alias.c.alias == "challenger")
-    )
+    _drop_alias(db, candidate.service, "challenger", decision)
 
 
 def withdraw_candidates(db: sa.Connection, service: str, role: str, decision: Decision) -> None:
@@ -153,7 +151,20 @@ def set_status(db: sa.Connection, name: str, version: int, status: str) -> None:
 
 
 def _alias(db: sa.Connection, name: str, alias: str, version: int, decision: Decision) -> None:
-    table = schema.model_alias
-    db.execute(table.delete().where(table.c.name == name, table.c.alias == alias))
-    db.execute(table.insert().values(name=name, alias=alias, version=version, decision_id=decision.id, at_us=decision.at_us))
-    emit(db, "alias", f"{name}/{version}", {"alias": alias, "decision": decision.id}, at_us=decision.at_us, actor=decision.actor)
+    """Move an alias as `LedgerRegistry.set_alias` does, in the decision's own transaction."""
+    held = schema.model_alias
+    before = db.execute(sa.select(held.c.version).where(held.c.name == name, held.c.alias == alias)).scalar()
+    upsert(db, held, {"name": name, "alias": alias, "version": version, "decision_id": decision.id, "at_us": decision.at_us})
+    edge = {"source": decision.id, "target": f"models:/{name}/{version}", "role": f"alias:{alias}", "at_us": decision.at_us}
+    insert_once(db, schema.lineage, edge)
+    body = {"alias": alias, "from": before, "to": version, "decision": decision.id}
+    emit(db, "model.alias", f"models:/{name}@{alias}", body, at_us=decision.at_us, actor=decision.actor)
+
+
+def _drop_alias(db: sa.Connection, name: str, alias: str, decision: Decision) -> None:
+    held = schema.model_alias
+    before = db.execute(sa.select(held.c.version).where(held.c.name == name, held.c.alias == alias)).scalar()
+    if before is not None:
+        db.execute(held.delete().where(held.c.name == name, held.c.alias == alias))
+        body = {"alias": alias, "from": before, "to": None, "decision": decision.id}
+        emit(db, "model.alias", f"models:/{name}@{alias}", body, at_us=decision.at_us, actor=decision.actor)

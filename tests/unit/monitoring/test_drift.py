@@ -122,7 +122,7 @@ def deploy(stage: Stage) -> None:
 
 def turn(stage: Stage, path: Path, from_us: int, until_us: int) -> list[Observation]:
     ports: dict[str, Any] = {
-        "registry": cast("Any", _Registry({"profile": "sha256:p"})),
+        "registry": cast("Any", _Registry({"baseline": "sha256:p"})),
         "blobs": cast("Any", _Blobs(path)),
         "profiler": PROFILER,
     }

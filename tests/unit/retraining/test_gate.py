@@ -155,3 +155,12 @@ def test_columns_are_matched_by_name_and_a_missing_one_is_told(world: World) -> 
     lacking = decide(replace(world.loop, holdout=lambda _v: wider(("noise",))), world.service, version)
     assert lacking.outcome == "reject"
     assert "needs signal" in lacking.evidence["reason"]
+
+
+def test_without_held_out_rows_it_holds_and_says_why(world: World) -> None:
+    def none(_version: object) -> HoldoutRows:
+        raise InvalidError("it was never evaluated")
+
+    found = decide(replace(world.loop, holdout=none), world.service, register(world, "fair"))
+    assert (found.outcome, found.evidence["n"]) == ("hold", 0)
+    assert "never evaluated" in found.evidence["reason"]
