@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from tidemill.core.errors import not_found
 from tidemill.ledger.opening import sqlite_path
 from tidemill.ledger.queue import WriteQueue, queue_for
 from tidemill.versioning.embedded import disk
+from tidemill.versioning.embedded.snapshots import fixed
 
 NAME = "tidemill"
 """The catalog's name. Other engines must use the same one: under another they see an empty catalog, without an error."""
@@ -39,7 +40,7 @@ class LocalCatalog(SqlCatalog):
         path = sqlite_path(url)
         self._queue: WriteQueue | None = queue_for(path) if path else None
         self._held: dict[str, Table] = {}
-        with self._turn():
+        with self.turn():
             super().__init__(NAME, uri=url, warehouse=f"file://{warehouse}")
             if path:
                 self.engine.dispose()
@@ -48,7 +49,7 @@ class LocalCatalog(SqlCatalog):
                 self.create_namespace(NAMESPACE)
 
     @contextlib.contextmanager
-    def _turn(self, *, durable: bool = True) -> Iterator[None]:
+    def turn(self, *, durable: bool = True) -> Iterator[None]:
         """Be the only writer of the database; what was committed survives a killed process, and a power cut when `durable`."""
         if self._queue is None:
             yield
@@ -78,23 +79,25 @@ class LocalCatalog(SqlCatalog):
         name = self.table_name_from(identifier)
         held = self._held.get(name)
         if held is None or held.metadata_location != self._location(name):
-            held = self._held[name] = super().load_table(identifier)
+            held = self._held[name] = fixed(super().load_table(identifier))
         return held
+
+    def commit(self, table: Table, updates: Sequence[Any], *, durable: bool = True) -> Table:
+        """Commit updates and return the table as it is then. Raises pyiceberg's `CommitFailedException` when somebody else was first."""
+        with self.turn(durable=durable):
+            self.commit_table(table, (), tuple(updates))
+        return self._held[self.table_name_from(table.name())]
 
     def _location(self, name: str) -> str | None:
         with self.engine.connect() as db:
             location: str | None = db.execute(_LOCATION, {"catalog": NAME, "namespace": NAMESPACE, "name": name}).scalar()
         return location
 
-    def commit_table(
-        self, table: Table, requirements: tuple[Any, ...], updates: tuple[Any, ...], *, durable: bool = True
-    ) -> CommitTableResponse:
-        """Commit to the table as `table` knows it. Raises pyiceberg's `CommitFailedException` when somebody else was first."""
+    def commit_table(self, table: Table, requirements: tuple[Any, ...], updates: tuple[Any, ...]) -> CommitTableResponse:
         name = self.table_name_from(table.name())
-        with self._turn(durable=durable):
-            if self._location(name) != table.metadata_location:
-                raise CommitFailedException(f"{name} was changed by another writer")
-            response = super().commit_table(table, requirements, updates)
+        if self._location(name) != table.metadata_location:
+            raise CommitFailedException(f"{name} was changed by another writer")
+        response = super().commit_table(table, requirements, updates)
         self._held[name] = Table(table.name(), response.metadata, response.metadata_location, table.io, self)
         for gone in {entry.metadata_file for entry in table.metadata.metadata_log} - {
             e.metadata_file for e in response.metadata.metadata_log

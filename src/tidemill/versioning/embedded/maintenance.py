@@ -13,7 +13,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyiceberg.io.pyarrow import schema_to_pyarrow
 from pyiceberg.manifest import ManifestEntry
 from pyiceberg.table import Table
 from pyiceberg.table.refs import SnapshotRefType
@@ -39,6 +38,7 @@ from tidemill.versioning.embedded.snapshots import (
     BRANCH,
     FORK,
     added,
+    columns,
     entries,
     live,
     manifests,
@@ -70,7 +70,7 @@ def maintain(table: Table, catalog: LocalCatalog, *, now_us: int, keep_us: int) 
         garbage = _garbage(table, expired, compacted)
         disk.write(note, json.dumps(sorted(garbage)).encode())
     if updates:
-        catalog.commit_table(table, (), tuple(updates))
+        catalog.commit(table, updates)
         counts["files_removed"] = _delete(garbage, note)
     return counts
 
@@ -138,10 +138,10 @@ def _groups(files: Sequence[ManifestEntry]) -> Iterator[list[ManifestEntry]]:
 
 def _read(table: Table, entry: ManifestEntry) -> pa.Table:
     """The rows of a file in the table's columns."""
-    rows = pq.ParquetFile(disk.local(entry.data_file.file_path)).read()
-    schema = schema_to_pyarrow(table.schema(), include_field_ids=False)
-    columns = [rows.column(f.name).cast(f.type) if f.name in rows.column_names else pa.nulls(rows.num_rows, f.type) for f in schema]
-    return pa.table(columns, schema=schema)
+    rows = pq.ParquetFile(disk.local(entry.data_file.file_path)).read(use_threads=False)
+    schema = columns(table)
+    values = [rows.column(f.name).cast(f.type) if f.name in rows.column_names else pa.nulls(rows.num_rows, f.type) for f in schema]
+    return pa.table(values, schema=schema)
 
 
 def _expirable(table: Table, head: Snapshot | None, *, before_us: int) -> list[Snapshot]:

@@ -31,6 +31,7 @@ from pyiceberg.manifest import (
     write_manifest,
     write_manifest_list,
 )
+from pyiceberg.schema import Schema
 from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Operation, Snapshot, Summary
 from pyiceberg.typedef import Record
@@ -42,8 +43,25 @@ from tidemill.versioning.embedded.columns import conform
 BATCH, AT, BRANCH, FORK = "tidemill.batch", "tidemill.at-us", "tidemill.branch", "tidemill.fork"
 _COUNTS = ("data-files", "records", "files-size")
 _lists: LRUCache[str, tuple[ManifestFile, ...]] = LRUCache(256)
-_snapshot: Any = Snapshot  # takes names by field, which type checkers see by alias
+_plans: LRUCache[str, Any] = LRUCache(256)
 _entries: LRUCache[str, tuple[ManifestEntry, ...]] = LRUCache(4096)
+
+
+class Fixed(Snapshot):
+    """A snapshot that copies of the metadata share: pyiceberg copies it all at each commit, and snapshots never change."""
+
+    def __deepcopy__(self, memo: Any = None) -> Fixed:
+        return self
+
+
+_fixed: Any = Fixed  # takes names by field, which type checkers see by alias
+
+
+def fixed(table: Table) -> Table:
+    """A loaded table whose snapshots are `Fixed`."""
+    snapshots = [Fixed.model_construct(_fields_set=s.model_fields_set, **dict(s)) for s in table.metadata.snapshots]
+    table.metadata = table.metadata.model_copy(update={"snapshots": snapshots})
+    return table
 
 
 def snapshot_id(*parts: Any) -> int:
@@ -77,16 +95,14 @@ def live(table: Table, snapshot: Snapshot | None) -> list[ManifestEntry]:
 
 def write_rows(table: Table, rows: pa.Table, name: str) -> DataFile:
     """Write one Parquet file of rows that conform to the table's schema."""
-    schema = table.schema()
+    arrow, plan, mapping = _writing(table)
     sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, schema_to_pyarrow(schema, include_field_ids=True), compression="zstd", store_schema=False) as writer:
+    with pq.ParquetWriter(sink, arrow, compression="zstd", store_schema=False) as writer:
         writer.write_table(conform(rows, writer.schema, str(table.name()[-1])))
     body = sink.getvalue()
     path = f"{table.location()}/data/{name}.parquet"
     disk.write(disk.local(path), body)
-    statistics = data_file_statistics_from_parquet_metadata(
-        writer.writer.metadata, compute_statistics_plan(schema, table.properties), parquet_path_to_id_mapping(schema)
-    )
+    statistics = data_file_statistics_from_parquet_metadata(writer.writer.metadata, plan, mapping)
     return DataFile.from_args(
         content=DataFileContent.DATA,
         file_path=path,
@@ -99,6 +115,27 @@ def write_rows(table: Table, rows: pa.Table, name: str) -> DataFile:
         key_metadata=None,
         **statistics.to_serialized_dict(),
     )
+
+
+def _writing(table: Table) -> tuple[pa.Schema, Any, Any]:
+    """What a table's files are written with: Arrow columns with field ids, the statistics to keep, and column paths by id."""
+    schema = table.schema()
+    key = f"{table.metadata.table_uuid}/{schema.schema_id}"
+    found = _plans.get(key)
+    if found is None:
+        arrow = schema_to_pyarrow(schema, include_field_ids=True)
+        found = _plans[key] = (arrow, compute_statistics_plan(schema, table.properties), parquet_path_to_id_mapping(schema))
+    return found
+
+
+def columns(table: Table, schema: Schema | None = None) -> pa.Schema:
+    """A table's columns, or those it had."""
+    schema = schema or table.schema()
+    key = f"{table.metadata.table_uuid}/{schema.schema_id}/columns"
+    found = _plans.get(key)
+    if found is None:
+        found = _plans[key] = schema_to_pyarrow(schema, include_field_ids=False)
+    return found
 
 
 def added(file: DataFile, sequence: int | None = None) -> ManifestEntry:
@@ -131,7 +168,7 @@ def write_snapshot(
         writer.add_manifests(lists)
     for location in (path, *(manifest.manifest_path for manifest in lists[len(kept) :])):
         disk.written(disk.local(location))
-    made: Snapshot = _snapshot(
+    made: Snapshot = _fixed(
         snapshot_id=identity,
         parent_snapshot_id=before,
         manifest_list=path,

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 from pyiceberg.exceptions import CommitFailedException
-from pyiceberg.io.pyarrow import schema_to_pyarrow
 from pyiceberg.table import Table
 from pyiceberg.table.refs import SnapshotRefType
 from pyiceberg.table.snapshots import Snapshot as IcebergSnapshot
@@ -28,6 +27,7 @@ from tidemill.versioning.embedded.snapshots import (
     BRANCH,
     FORK,
     added,
+    columns,
     entries,
     live,
     manifests,
@@ -64,7 +64,7 @@ class IcebergTableStore:
         except NotFoundError:
             missing = list(wanted)
         if missing:
-            with self._turn(table):
+            with self._turn(table), self._catalog.turn():
                 self._create(table, wanted)
 
     def append(self, table: str, rows: pa.Table, *, batch: str, branch: str) -> Snapshot:
@@ -82,7 +82,7 @@ class IcebergTableStore:
         held = self._catalog.table(table)
         snapshot, schema = _at(held, at)
         paths = tuple(str(disk.local(entry.data_file.file_path)) for entry in live(held, snapshot))
-        return Scan(table, id_of(snapshot), schema_to_pyarrow(schema, include_field_ids=False), paths)
+        return Scan(table, id_of(snapshot), columns(held, schema), paths)
 
     def snapshots(self, table: str | None = None) -> list[Snapshot]:
         if table is None:
@@ -100,7 +100,7 @@ class IcebergTableStore:
             if there is not None:
                 raise ConflictError(f"{name!r} already names snapshot {there.snapshot_id} of {table!r}; choose another tag")
             _at(held, snapshot_id)
-            self._commit(held, (point(name, snapshot_id, kind=SnapshotRefType.TAG),))
+            self._catalog.commit(held, (point(name, snapshot_id, kind=SnapshotRefType.TAG),))
 
         self._change(table, attempt)
 
@@ -118,7 +118,7 @@ class IcebergTableStore:
 
     def _missing(self, held: Table, wanted: pa.Schema) -> list[pa.Field]:
         """Columns of `wanted` that the table lacks. Raises `InvalidError` for columns of another type."""
-        has = storable(schema_to_pyarrow(held.schema(), include_field_ids=False))
+        has = storable(columns(held))
         for field in wanted:
             if field.name in has.names and not has.field(field.name).type.equals(field.type):
                 raise InvalidError(
@@ -134,7 +134,7 @@ class IcebergTableStore:
         parent = held.metadata.snapshot_by_id(ref.snapshot_id) if ref else head
         fork = fact(parent, FORK) if ref and branch != MAIN else str(id_of(head) or "")
         identity = snapshot_id(_name(held), batch, branch, id_of(parent))
-        check(rows.schema, schema_to_pyarrow(held.schema(), include_field_ids=False), _name(held))
+        check(rows.schema, columns(held), _name(held))
         snapshot = write_snapshot(
             held,
             identity,
@@ -144,7 +144,9 @@ class IcebergTableStore:
             new=[added(write_rows(held, rows, str(identity)))] if rows.num_rows else [],
             properties={BATCH: batch, BRANCH: branch, FORK: fork, AT: str(self._clock.now_us())},
         )
-        made = self._commit(held, (add(snapshot), point(branch, identity)), durable=branch == MAIN)  # a branch may be appended to again
+        made = self._catalog.commit(
+            held, (add(snapshot), point(branch, identity)), durable=branch == MAIN
+        )  # a branch may be appended to again
         return _shown(made, snapshot)
 
     def _publish(self, held: Table, branch: str) -> Snapshot:
@@ -156,7 +158,7 @@ class IcebergTableStore:
             redone = self._redo(held, head, branch, tip)
             updates, tip = [add(snapshot) for snapshot in redone], redone[-1]
         updates += [point(MAIN, tip.snapshot_id), drop_name(branch)]
-        return _shown(self._commit(held, tuple(updates)), tip)
+        return _shown(self._catalog.commit(held, updates), tip)
 
     def _redo(self, held: Table, head: IcebergSnapshot | None, branch: str, tip: IcebergSnapshot) -> list[IcebergSnapshot]:
         """The branch's own snapshots once more, on top of where main is now; the data files are the same ones."""
@@ -215,10 +217,6 @@ class IcebergTableStore:
                 with contextlib.suppress(CommitFailedException):
                     return attempt(self._catalog.table(table))
         raise ConflictError(f"other writers changed the table {table!r} {_ATTEMPTS} times in a row; nothing was written, try again")
-
-    def _commit(self, held: Table, updates: tuple[Any, ...], *, durable: bool = True) -> Table:
-        self._catalog.commit_table(held, (), updates, durable=durable)
-        return self._catalog.table(_name(held))
 
 
 def _name(held: Table) -> str:
