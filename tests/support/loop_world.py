@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import exp
 from pathlib import Path
@@ -14,12 +14,12 @@ import sqlalchemy as sa
 
 from tidemill.core.clock import ReplayClock
 from tidemill.core.definitions import Definitions, Gate, Label, Rollout, Service, Table, Trigger
-from tidemill.core.errors import NotFoundError
 from tidemill.core.instants import DAY_US, HOUR_US
 from tidemill.ledger import schema
-from tidemill.ledger.store import Ledger, from_json, insert_once, to_json
+from tidemill.ledger.store import Ledger, insert_once
 from tidemill.monitoring.embedded import LedgerMetrics, SqliteLabelStore
 from tidemill.monitoring.ports import LabelRow
+from tidemill.registry.embedded import LedgerRegistry
 from tidemill.registry.ports import ModelVersion
 from tidemill.retraining.ports import Cause, HoldoutRows, Loop
 from tidemill.serving.embedded.log import SqlitePredictionLog
@@ -28,54 +28,6 @@ from tidemill.serving.ports import LoadedModel, Prediction, Role
 START = 1_362_096_000_000_000  # 2013-03-01
 SKILL = {"good": 0.9, "fair": 0.6, "bad": 0.0, "flipped": -0.8}
 LANDINGS = Table("landings", "files:x", event_time="at", known_time="known")
-
-
-class Registry:
-    """A `ModelRegistry` over the ledger's tables."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self.ledger = ledger
-
-    def register(
-        self, name: str, digest: str, *, run_id: str, metrics: Mapping[str, float], meta: Mapping[str, Any], at_us: int
-    ) -> ModelVersion:
-        t = schema.model_version
-        with self.ledger.write() as db:
-            found = db.execute(sa.select(t.c.version).where(t.c.name == name, t.c.digest == digest, t.c.run_id == run_id)).scalar()
-            if found is None:
-                found = int(db.execute(sa.select(sa.func.coalesce(sa.func.max(t.c.version), 0)).where(t.c.name == name)).scalar_one()) + 1
-                row = {"name": name, "version": found, "digest": digest, "run_id": run_id, "status": "registered", "at_us": at_us}
-                insert_once(db, t, row | {"metrics": to_json(metrics), "meta": to_json(meta)})
-        return self.get(name, int(cast("int", found)))
-
-    def get(self, name: str, version: int | str) -> ModelVersion:
-        if isinstance(version, str):
-            a = schema.model_alias
-            with self.ledger.read() as db:
-                found = db.execute(sa.select(a.c.version).where(a.c.name == name, a.c.alias == version)).scalar()
-            version = int(cast("int", found or 0))
-        for candidate in self.versions(name):
-            if candidate.version == version:
-                return candidate
-        raise NotFoundError(f"no version {version} of {name}")
-
-    def versions(self, name: str | None = None) -> list[ModelVersion]:
-        t = schema.model_version
-        with self.ledger.read() as db:
-            rows = db.execute(sa.select(t).where(t.c.name == name).order_by(t.c.version.desc())).mappings().all()
-        plain = ({**row, "metrics": from_json(row["metrics"]), "meta": from_json(row["meta"])} for row in rows)
-        return [ModelVersion(**row) for row in plain]
-
-    def set_alias(self, name: str, alias: str, version: int, *, decision_id: str, at_us: int) -> None:
-        t = schema.model_alias
-        with self.ledger.write() as db:
-            db.execute(t.delete().where(t.c.name == name, t.c.alias == alias))
-            db.execute(t.insert().values(name=name, alias=alias, version=version, decision_id=decision_id, at_us=at_us))
-
-    def set_status(self, name: str, version: int, status: str) -> None:
-        t = schema.model_version
-        with self.ledger.write() as db:
-            db.execute(t.update().where(t.c.name == name, t.c.version == version).values(status=status))
 
 
 class Skilled:
@@ -92,8 +44,13 @@ class Skilled:
 
 
 class Blobs:
+    """A digest is the name of a skill."""
+
     def fetch(self, digest: str) -> Path:
         return Path(digest)
+
+    def size_bytes(self, digest: str) -> int:
+        return len(digest)
 
 
 class Runtime:
@@ -211,7 +168,7 @@ def make_world(path: Path, *, retrain: Sequence[Trigger] = (), rollout: Rollout 
 
     loop = Loop(
         project=path, definitions=Definitions(services={service.name: service}), clock=clock, ledger=ledger, tables=nothing, blobs=cast("Any", Blobs()),
-        profiler=nothing, schemas=nothing, offline=nothing, processor=nothing, registry=Registry(ledger), tracker=nothing, executor=nothing, router=nothing,
+        profiler=nothing, schemas=nothing, offline=nothing, processor=nothing, registry=LedgerRegistry(ledger, cast("Any", Blobs())), tracker=nothing, executor=nothing, router=nothing,
         runtime=Runtime(), log=SqlitePredictionLog(path / "predictions.db"), labels=SqliteLabelStore(path / "labels.db"),
         metrics=LedgerMetrics(ledger), builder=nothing, sources={}, audit=nothing, launch=launch, holdout=holdout, elsewhere=nothing,
     )  # fmt: skip
@@ -221,7 +178,7 @@ def make_world(path: Path, *, retrain: Sequence[Trigger] = (), rollout: Rollout 
 
 def with_ledger(world: World, ledger: Ledger) -> World:
     """The same world writing through another ledger object."""
-    world.loop = replace(world.loop, ledger=ledger, registry=Registry(ledger), metrics=LedgerMetrics(ledger))
+    world.loop = replace(world.loop, ledger=ledger, registry=LedgerRegistry(ledger, cast("Any", Blobs())), metrics=LedgerMetrics(ledger))
     return world
 
 

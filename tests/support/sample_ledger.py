@@ -110,7 +110,9 @@ def _learn(db: sa.Connection, rng: random.Random, v: Version) -> None:
     _put(db, schema.run, [v.run_row(cause_id, wall)])
     _put(db, schema.step_run, v.steps(rng))
     _put(db, schema.param, [{"run_id": run_id, "name": k, "value": str(x)} for k, x in v.params(rng).items()])
-    _put(db, schema.metric, v.metrics(rng))
+    metrics = v.metrics(rng)
+    _put(db, schema.metric, metrics)
+    _put(db, schema.metric_last, list({row["name"]: row for row in metrics}.values()))
     emit(db, f"run.{v.run_status}", run_id, v.at_us + int(wall * 1e6), {"pipeline": "train", "version": v.number})
     if v.run_status != "finished":
         return

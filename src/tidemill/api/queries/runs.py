@@ -13,7 +13,7 @@ from tidemill.ledger import schema
 
 _R = schema.run.c
 _S = schema.step_run.c
-_M = schema.metric.c
+_L = schema.metric_last.c
 _P = schema.param.c
 MAX_NAMES = 200
 
@@ -48,15 +48,9 @@ def last_values(db: sa.Connection, ids: Sequence[str], names: Sequence[str]) -> 
     """The value at the greatest step of each named metric, by run."""
     if not ids or not names:
         return {}
-    last = (
-        sa.select(_M.run_id, _M.name, sa.func.max(_M.step).label("step"))
-        .where(_M.run_id.in_(ids), _M.name.in_(names[:MAX_NAMES]))
-        .group_by(_M.run_id, _M.name)
-        .subquery()
-    )
-    on = sa.and_(last.c.run_id == _M.run_id, last.c.name == _M.name, last.c.step == _M.step)
+    query = sa.select(_L.run_id, _L.name, _L.value).where(_L.run_id.in_(ids), _L.name.in_(names[:MAX_NAMES]))
     out: dict[str, dict[str, float]] = {}
-    for row in fetch(db, sa.select(_M.run_id, _M.name, _M.value).join(last, on)):
+    for row in fetch(db, query):
         out.setdefault(row["run_id"], {})[row["name"]] = row["value"]
     return out
 
@@ -80,12 +74,9 @@ def params(db: sa.Connection, run_id: str) -> dict[str, str]:
     }
 
 
-def metric_names(db: sa.Connection, run_id: str, *, prefix: str = "") -> list[Record]:
-    """Names of a run's metrics with how many values each has, the first two hundred by name."""
-    query = sa.select(_M.name, sa.func.count().label("n"), sa.func.max(_M.step).label("step")).where(_M.run_id == run_id)
-    if prefix:
-        query = query.where(_M.name.startswith(prefix, autoescape=True))
-    return fetch(db, query.group_by(_M.name).order_by(_M.name).limit(MAX_NAMES))
+def metric_names(db: sa.Connection, run_id: str) -> list[Record]:
+    """A run's metrics {"name", "step", "value"} at their greatest step, the first two hundred by name."""
+    return fetch(db, sa.select(_L.name, _L.step, _L.value).where(_L.run_id == run_id).order_by(_L.name).limit(MAX_NAMES))
 
 
 def compare(db: sa.Connection, ids: Sequence[str]) -> Record:

@@ -14,6 +14,7 @@ from tidemill.api.routes.shared import Limit, Offset, Platform
 from tidemill.core.definitions import Table
 from tidemill.core.errors import InvalidError, NotFoundError, not_found
 from tidemill.core.instants import parse_instant
+from tidemill.ledger.store import emit
 from tidemill.serving.tokens import Access
 
 router = APIRouter(tags=["data"])
@@ -81,13 +82,16 @@ Rows = Annotated[list[dict[str, Any]], Body(description="rows of the table; time
 
 
 @router.post("/tables/{name}/rows", status_code=202)
-def push(platform: Platform, name: str, body: Rows, _access: Annotated[Access, Depends(allow("ingest"))]) -> dict[str, Any]:
+def push(platform: Platform, name: str, body: Rows, access: Annotated[Access, Depends(allow("ingest"))]) -> dict[str, Any]:
     """Append rows to the table's stream; they are durable when this answers, and counted when the loop has read them."""
     table = _table(platform, name)
     if not 1 <= len(body) <= MAX_ROWS:
         raise InvalidError(f"a push takes 1 to {MAX_ROWS:,} rows, not {len(body):,}; send more in several requests")
     checked = [_checked(table, row, number) for number, row in enumerate(body)]
-    return {"offset": platform.stream.append(name, checked), "rows": len(body)}
+    offset = platform.stream.append(name, checked)
+    with platform.ledger.write(durable=False) as db:
+        emit(db, "rows.pushed", name, {"rows": len(body), "offset": offset}, at_us=platform.clock.now_us(), actor=access.name)
+    return {"offset": offset, "rows": len(body)}
 
 
 def _checked(table: Table, row: dict[str, Any], number: int) -> bytes:

@@ -26,12 +26,11 @@ def one(request: Request, run_id: str) -> Response:
     with platform.ledger.read() as db:
         found = runs.one_run(db, run_id)
         names = runs.metric_names(db, run_id)
-        values = runs.last_values(db, [run_id], [m["name"] for m in names]).get(run_id, {})
         previous = {step["node"]: runs.step_before(db, step) for step in found["steps"]}
     steps = {step["node"]: {**step, "because": _because(step, previous[step["node"]])} for step in found["steps"]}
-    curves = [m["name"] for m in names if m["n"] > 1][:MAX_CHARTS]
+    curves = [m["name"] for m in names if m["step"] > 0][:MAX_CHARTS]
     return page(
-        request, "run.html", "runs", run=found, steps=list(steps.values()), picture=graph(_nodes(found, steps), steps), metrics=names, values=values,
+        request, "run.html", "runs", run=found, steps=list(steps.values()), picture=graph(_nodes(found, steps), steps), metrics=names, values={m["name"]: m["value"] for m in names},
         plots=_charts(platform, run_id, curves),
     )  # fmt: skip
 
