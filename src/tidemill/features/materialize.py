@@ -26,13 +26,13 @@ def materialize(processor: StreamProcessor, tables: Mapping[str, Iterable[pa.Tab
     Returns:
         How many rows were new, by table.
     """
+    processor.advance(at_us)
     new: dict[str, int] = {}
     for name, pieces in tables.items():
         if name in processor.stale:
             processor.reset(name)
             logger.info("features.reset", extra={"table": name})
         new[name] = sum(processor.push(name, rows) for rows in pieces)
-    processor.advance(at_us)
     processor.commit()
     logger.info("features.materialized", extra={"rows": new})
     return new

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from hashlib import blake2b
 from typing import Any
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from tidemill.core.definitions import Table
 from tidemill.core.errors import InvalidError
-from tidemill.features.embedded.tiles import FOREVER, ViewPlan
+from tidemill.features.embedded.tiles import FOREVER, NEVER, ViewPlan
 
 Part = tuple[Any, Sequence[Any]] | None
 """A row's key and values in one view; None where a part of the key is null."""
@@ -21,13 +22,17 @@ Taken = tuple[Any, int, int, int, tuple[Part, ...]]
 """Identity over corrections, event time, known time, digest of the whole row, parts by view."""
 
 
-def rows(table: Table, plans: Sequence[ViewPlan], source: pa.Table) -> Iterator[Taken]:
-    """Decode rows of a table; those that were never known are left out, those that never happen are at `FOREVER`."""
+def check(table: Table, plans: Sequence[ViewPlan], source: pa.Table) -> None:
+    """Raise `InvalidError` for columns that are missing."""
     wanted = [table.event_time, table.known_time, *table.keys, *(k for p in plans for k in p.view.keys)]
     wanted += [c for p in plans for c, _ in p.fields]
     if missing := sorted(set(wanted) - set(source.column_names)):
         raise InvalidError(f"rows of table {table.name!r} lack {', '.join(missing)}; they have {', '.join(source.column_names)}")
-    event, known = _micros(source, table.event_time), _micros(source, table.known_time)
+
+
+def rows(table: Table, plans: Sequence[ViewPlan], source: pa.Table) -> Iterator[Taken]:
+    """Decode rows of a table; those that were never known are left out, those that never happen are at `FOREVER`."""
+    event, known = _micros(source, table.event_time).to_pylist(), _micros(source, table.known_time).to_pylist()
     raw = {name: _python(source[name]) for name in source.column_names}
     digests = _digests(raw)
     identity = _keys([raw[k] for k in table.keys]) if table.keys else [None] * source.num_rows
@@ -36,6 +41,19 @@ def rows(table: Table, plans: Sequence[ViewPlan], source: pa.Table) -> Iterator[
         if learned is not None:
             moment = FOREVER if happened is None else happened
             yield (moment, learned, digest) if key is None else key, moment, learned, digest, tuple(p[i] for p in parts)
+
+
+def recent(table: Table, source: pa.Table, since: int, remembered: Container[Any]) -> pa.Table:
+    """Leave out rows that can count nowhere: neither they nor another row of their identity happened or became known since then."""
+    event, known = (np.array(_micros(source, c).fill_null(NEVER)) for c in (table.event_time, table.known_time))
+    keep = np.maximum(event, known) >= since
+    if keep.all():
+        return source
+    if table.keys:
+        identity = _keys([_python(source[k]) for k in table.keys])
+        alive = {key for key, kept in zip(identity, keep, strict=True) if kept}
+        keep = np.array([key is not None and (key in alive or key in remembered) for key in identity]) | keep
+    return source.filter(pa.array(keep))
 
 
 def _parts(plan: ViewPlan, raw: dict[str, list[Any]], source: pa.Table) -> list[Part]:
@@ -52,12 +70,11 @@ def _keys(columns: list[list[Any]]) -> list[Any]:
     return [None if any(v is None for v in key) else key for key in zip(*columns, strict=True)]
 
 
-def _micros(source: pa.Table, name: str) -> list[int | None]:
+def _micros(source: pa.Table, name: str) -> pa.ChunkedArray:
     kind = source.schema.field(name).type
     if not pa.types.is_timestamp(kind) or kind.tz is None:
         raise InvalidError(f"column {name!r} is {kind}; it must be a timestamp with a time zone, for example timestamp[us, tz=UTC]")
-    micros: list[int | None] = pc.cast(source[name], pa.timestamp("us", "UTC"), safe=False).cast(pa.int64()).to_pylist()
-    return micros
+    return pc.cast(source[name], pa.timestamp("us", "UTC"), safe=False).cast(pa.int64())
 
 
 def _python(column: pa.ChunkedArray) -> list[Any]:

@@ -87,15 +87,23 @@ class TableMemory:
                             self._index.setdefault((named.view.name, part[0]), []).append(item)
         return self._index.get((plan.view.name, key), [])
 
+    def __contains__(self, identity: object) -> bool:
+        return identity in self._revisions
+
+    def horizon(self, clock: int) -> int:
+        """What lies before cannot matter to a read from `clock` less `REWIND_US` on."""
+        return clock - self.retention - REWIND_US
+
     def forget(self, clock: int) -> None:
         """Drop identities that cannot matter from `clock` less `REWIND_US` on, and segments that hold nothing else."""
-        before = self._floor = max(self._floor, clock - self.retention - REWIND_US)
+        before = self._floor = max(self._floor, self.horizon(clock))
         self._index = None
         while self._horizons and self._horizons[0][0] < before:
             identity = heappop(self._horizons)[2]
             revisions = self._revisions.get(identity)
             if revisions and all(_horizon(r) < before for r in revisions):
                 del self._revisions[identity]
+        self._unsaved = [u for u in self._unsaved if u[0] in self._revisions]
         self._dead += [n for n, horizon in self._segments if horizon < before]
         self._segments = [s for s in self._segments if s[1] >= before]
 

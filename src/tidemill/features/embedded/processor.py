@@ -64,13 +64,16 @@ class TileProcessor:
         return None if found == NEVER else found
 
     def push(self, table: str, rows: pa.Table) -> int:
-        """Take rows of a table. Tables that no view reads are accepted and ignored."""
+        """Take rows of a table; return how many were new and can still count. Tables that no view reads are ignored."""
         with self._lock:
             memory = self._tables.get(table)
             if memory is None:
                 return 0
             self._plans.check(table)
             self._rewound.clear()
+            decode.check(memory.table, memory.plans, rows)
+            if self._clock > NEVER:
+                rows = decode.recent(memory.table, rows, memory.horizon(self._clock), memory)
             new = 0
             for taken in decode.rows(memory.table, memory.plans, rows):
                 answer = memory.take(taken)
@@ -101,7 +104,10 @@ class TileProcessor:
         cache = self._cache[plan.view.name]
         state = cache.get(key)
         if state is None:
-            state = cache[key] = plan.unpack(self._online.read([(plan.view.name, key_text(key))])[0])
+            body = self._online.read([(plan.view.name, key_text(key))])[0]
+            state = cache[key] = plan.unpack(body)
+            if body is None and self._clock > NEVER:
+                plan.advance(state, self._clock)
         return state
 
     def read(self, views: Sequence[FeatureView], keys: Sequence[Mapping[str, Any]], at_us: int) -> list[dict[str, Any]]:
