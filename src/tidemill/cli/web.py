@@ -43,7 +43,7 @@ def build_models(platform: Platform) -> Any:
     scorers = {
         name: Scorer(
             service,
-            compile_plan(service, platform.processor, apply_on_demand),
+            compile_plan(service, platform.reader, apply_on_demand),
             platform.router,
             platform.runtime,
             platform.registry,

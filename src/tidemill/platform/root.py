@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tidemill.catalog.ports import Catalog
     from tidemill.cicd.ports import Builder
     from tidemill.core.definitions import Definitions
-    from tidemill.features.ports import OfflineStore, OnlineStore, StreamProcessor
+    from tidemill.features.ports import FeatureReader, OfflineStore, OnlineStore, StreamProcessor
     from tidemill.ingestion.ports import Source, Stream
     from tidemill.ledger.store import Ledger
     from tidemill.monitoring.ports import AlertSink, LabelStore
@@ -197,6 +197,13 @@ class Platform:
         from tidemill.features.embedded import TileProcessor
 
         return TileProcessor(self.online, self.definitions)
+
+    @cached_property
+    def reader(self) -> FeatureReader:
+        """Reads online state that the processor of another process keeps fresh."""
+        from tidemill.features.embedded import OnlineReader
+
+        return OnlineReader(self.online, self.definitions)
 
     @cached_property
     def tracker(self) -> Tracker:

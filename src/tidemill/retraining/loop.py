@@ -20,6 +20,7 @@ from tidemill import ingestion, monitoring, validation
 from tidemill.core import digests, ids
 from tidemill.core.definitions import Label, Service, Table
 from tidemill.core.instants import DAY_US
+from tidemill.features import materialize
 from tidemill.ingestion import IngestReport
 from tidemill.ledger import schema
 from tidemill.ledger.store import Ledger, emit, from_json, to_json
@@ -79,12 +80,14 @@ def ingest(loop: Loop) -> list[IngestReport]:
 
 
 def feed(loop: Loop, reports: Sequence[IngestReport]) -> None:
-    """Push published rows into the online features (pushing again is harmless)."""
+    """Push published rows into the online features (pushing again is harmless); a table whose views have changed starts anew."""
     used = {view.table.name for view in loop.definitions.views.values()}
+    rows: dict[str, list[pa.Table]] = {}
     for name in sorted(used):
-        for rows in _published_since(loop, f"feed:{name}", loop.definitions.tables[name], reports):
-            loop.processor.push(name, rows)
-    loop.processor.commit()
+        table = loop.definitions.tables[name]
+        again = _read(loop, table) if name in loop.processor.stale else None
+        rows[name] = _published_since(loop, f"feed:{name}", table, reports) if again is None else [again]
+    materialize(loop.processor, rows, at_us=loop.clock.now_us())
     for name in sorted(used):
         _mark(loop, f"feed:{name}", loop.definitions.tables[name])
 
@@ -129,9 +132,9 @@ def reconcile(loop: Loop, service: Service) -> list[Any]:
 
 
 def launch(loop: Loop, cause: Cause) -> None:
-    """Run the service's pipeline for a cause, here and now."""
+    """Run the service's pipeline for a cause, here and now, on what was known before it."""
     service = loop.definitions.service(cause.service)
-    graph = service.pipeline.graph(until=cause.at_us)
+    graph = service.pipeline.graph(until=cause.at_us - 1)  # rows known at this very instant may still be on their way
     loop.executor.run(graph, run_id=cause.run_id or ids.derive("run", cause.id), cause_id=cause.id, service=service.name)
 
 
