@@ -78,21 +78,20 @@ class Ledger:
                 _serialize(db)
                 yield db
             return
-        self._queue.enter()
-        committed = False
-        try:
-            with self.engine.connect() as db:
+        number, committed = 0, False
+        with self.engine.connect() as db:
+            self._queue.enter()
+            try:
                 db.exec_driver_sql("BEGIN IMMEDIATE")
+                yield db
+                db.exec_driver_sql("COMMIT")
+                committed = True
+            finally:
                 try:
-                    yield db
-                    db.exec_driver_sql("COMMIT")
-                    committed = True
-                except BaseException:
-                    if db.connection.driver_connection.in_transaction:  # type: ignore[union-attr]
+                    if not committed and db.connection.driver_connection.in_transaction:  # type: ignore[union-attr]
                         db.exec_driver_sql("ROLLBACK")
-                    raise
-        finally:
-            number = self._queue.leave(committed=committed)
+                finally:
+                    number = self._queue.leave(committed=committed)
         if durable:
             self._queue.settle(number)
 
