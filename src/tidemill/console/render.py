@@ -15,7 +15,7 @@ from starlette.responses import HTMLResponse
 
 from tidemill.api.needs import Needs
 from tidemill.api.queries.times import as_of
-from tidemill.console.assets import stamp
+from tidemill.console.assets import plotly_style_ids, stamp
 from tidemill.console.words import FILTERS
 from tidemill.ledger.store import to_json
 
@@ -46,7 +46,7 @@ def templates() -> Environment:
     )
     env.filters.update(FILTERS)
     env.filters["json_block"] = json_block
-    env.globals.update(nav=NAV, asset=stamp, query=query)
+    env.globals.update(nav=NAV, asset=stamp, plotly_style_ids=plotly_style_ids, query=query)
     return env
 
 

@@ -14,7 +14,7 @@ from tidemill.ledger.store import emit
 
 
 async def _take(platform: SamplePlatform, seq: int, count: int) -> list[bytes]:
-    stream = follow(platform, seq, poll_s=0.01, heartbeat_s=0.05)  # type: ignore[arg-type]
+    stream = follow(platform, seq, poll_s=0.01, heartbeat_s=0.05)
     try:
         return [await asyncio.wait_for(anext(stream), 5) for _ in range(count)]
     finally:

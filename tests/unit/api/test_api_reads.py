@@ -35,7 +35,8 @@ def test_loop_says_what_happens_at_each_of_the_eleven_stages(client: Client) -> 
 
 def test_pages_follow_one_another_without_gap_or_overlap(client: Client) -> None:
     whole = [b["id"] for b in client.get(f"{API}/batches", params={"table": "weather", "limit": 90}).json()["items"]]
-    pages, offset = [], 0
+    pages: list[str] = []
+    offset = 0
     while len(pages) < 90:
         page = client.get(f"{API}/batches", params={"table": "weather", "limit": 30, "offset": offset}).json()
         pages += [b["id"] for b in page["items"]]
