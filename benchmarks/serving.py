@@ -17,17 +17,18 @@ import socket
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import kit
+
 HERE = Path(__file__).resolve().parent
-CACHE = Path(os.environ.get("TIDEMILL_BENCH_CACHE") or Path(tempfile.gettempdir()) / "tidemill-bench")
+FLOOR = "granian-constant"
 PEER_NEEDS = ["fastapi", "uvicorn[standard]", "lightgbm", "numpy"]
 FEATURES = [f"f{i}" for i in range(20)]
 POINTS = {"c1": (1, 1), "c32": (32, 1), "b64": (8, 64)}
@@ -121,17 +122,6 @@ def serve_floor(_home: Path, port: int) -> None:
     asyncio.run(run())
 
 
-def peer_python() -> Path:
-    """The peer's own interpreter; its environment is made once, outside the repository."""
-    home = CACHE / "peer-fastapi"
-    python = home / "bin" / "python"
-    if not (home / "ready").exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", *PEER_NEEDS], check=True)
-        (home / "ready").touch()
-    return python
-
-
 def peer_version(python: Path) -> str:
     code = "from importlib.metadata import version as v; print(*(f'{n} {v(n)}' for n in ('fastapi', 'uvicorn', 'lightgbm')), sep=', ')"
     return subprocess.run([str(python), "-c", code], check=True, capture_output=True, text=True).stdout.strip()
@@ -170,14 +160,14 @@ def started(command: list[str], port: int, log: Path, **environment: str) -> Ite
 class Tool:
     """A running server and how it is asked."""
 
-    def __init__(self, name: str, kind: str, url: str, bodies: str, version_: str, token: str = "") -> None:
-        self.name, self.kind, self.url, self.bodies, self.version, self.token = name, kind, url, bodies, version_, token
-        self.rates: dict[str, list[float]] = {point: [] for point in POINTS}
-        self.p99_ms: dict[str, list[float]] = {point: [] for point in POINTS}
+    def __init__(self, name: str, url: str, bodies: str, *, token: str = "", version: str = "") -> None:
+        self.name, self.url, self.bodies, self.token = name, url, bodies, token
+        self.facts = {"version": version} if version else {}
+        self.p99_ms: list[float] = []
 
     def check(self, home: Path) -> None:
         """Its answers must be the model's."""
-        if self.kind == "floor":
+        if self.name == FLOOR:
             return
         request = urllib.request.Request(self.url, (home / f"{self.bodies}-64.json").read_bytes(), {"Content-Type": "application/json"})
         if self.token:
@@ -192,7 +182,8 @@ class Tool:
         if worst > 1e-5:
             raise RuntimeError(f"{self.name} differs from the model by {worst}")
 
-    def ask(self, home: Path, point: str, seconds: float) -> None:
+    def ask(self, home: Path, point: str, seconds: float) -> float:
+        """Requests per second over `seconds`."""
         connections, rows = POINTS[point]
         env = {**os.environ, "BENCH_BODY": str(home / f"{self.bodies}-{rows}.json")}
         if self.token:
@@ -202,86 +193,55 @@ class Tool:
         found = re.search(r"RESULT (\d+) (\d+) (\d+) (\d+)", out)
         if found is None or int(found[4]):
             raise RuntimeError(f"{self.name} at {point}: {out}")
-        self.rates[point].append(int(found[1]) / (int(found[2]) / 1e6))
-        self.p99_ms[point].append(int(found[3]) / 1e3)
+        self.p99_ms.append(int(found[3]) / 1e3)
+        return int(found[1]) / (int(found[2]) / 1e6)
 
 
-def report(tools: list[Tool]) -> Iterator[dict[str, Any]]:
-    for point in POINTS:
-        rate = {tool.name: statistics.median(tool.rates[point]) for tool in tools if tool.rates[point]}
-        floor = max(rate[t.name] for t in tools if t.kind == "floor")
-        best_peer = max((rate[t.name] for t in tools if t.kind == "peer"), default=None)
-        for tool in tools:
-            yield {
-                "task": f"serve-{point}",
-                "tool": tool.name,
-                "value": round(rate[tool.name], 1),
-                "unit": "requests/s",
-                "n": len(tool.rates[point]),
-                "vs_floor": round(floor / rate[tool.name], 2),
-                "vs_best_peer": round(rate[tool.name] / best_peer, 2) if best_peer else None,
-                "p99_ms": round(statistics.median(tool.p99_ms[point]), 2),
-                "min": round(min(tool.rates[point]), 1),
-                "max": round(max(tool.rates[point]), 1),
-                "version": tool.version,
-                "load": round(os.getloadavg()[0], 2),
-            }
-
-
-def measure(home: Path, seconds: float, repetitions: int, *, peers: bool) -> list[Tool]:
+def measure(home: Path, seconds: float, repetitions: int) -> None:
     (home / "post.lua").write_text(LUA)
     ports = [free_port() for _ in range(3)]
     itself = [sys.executable, str(Path(__file__).resolve()), "--home", str(home)]
     with ExitStack() as stack:
         stack.enter_context(started([*itself, "--serve", "floor", "--port", str(ports[0])], ports[0], home / "floor.log"))
         stack.enter_context(started([*itself, "--serve", "tidemill", "--port", str(ports[1])], ports[1], home / "tidemill.log"))
-        token = (home / "token").read_text()
-        own = f"tidemill {version('tidemill')}, granian {version('granian')}, onnxruntime {version('onnxruntime')}"
         tools = [
-            Tool("granian-constant", "floor", f"http://127.0.0.1:{ports[0]}/", "tidemill", f"granian {version('granian')}"),
-            Tool("tidemill", "own", f"http://127.0.0.1:{ports[1]}/v2/models/bench/infer", "tidemill", own, token),
+            Tool(FLOOR, f"http://127.0.0.1:{ports[0]}/", "tidemill"),
+            Tool(kit.OURS, f"http://127.0.0.1:{ports[1]}/v2/models/bench/infer", "tidemill", token=(home / "token").read_text()),
         ]
-        if peers:
-            python = peer_python()
+        python = kit.peer_python("fastapi", *PEER_NEEDS)
+        if python is not None:
             command = [str(python), "-m", "uvicorn", "fastapi_lightgbm:app", "--port", str(ports[2]), "--log-level", "warning"]
             where = ["--app-dir", str(HERE / "peers")]
             stack.enter_context(started([*command, *where], ports[2], home / "peer.log", BENCH_MODEL=str(home / "model.txt")))
             for name, path in (("fastapi", "predict"), ("fastapi-async", "predict-async")):
-                tools.append(Tool(name, "peer", f"http://127.0.0.1:{ports[2]}/{path}", "peer", peer_version(python)))
+                tools.append(Tool(name, f"http://127.0.0.1:{ports[2]}/{path}", "peer", version=peer_version(python)))
         for tool in tools:
             tool.check(home)
             tool.ask(home, "c32", 1)
-            tool.rates["c32"].clear()
-            tool.p99_ms["c32"].clear()
-        for _ in range(repetitions):
-            for point in POINTS:
-                for tool in tools:
-                    tool.ask(home, point, seconds)
-    return tools
+        for point in POINTS:
+            for tool in tools:
+                tool.p99_ms.clear()
+            rates = kit.interleave({tool.name: partial(tool.ask, home, point, seconds) for tool in tools}, repetitions)
+            extra = {tool.name: {"p99_ms": statistics.median(tool.p99_ms), **tool.facts} for tool in tools}
+            kit.report(f"serve-{point}", rates, "requests/s", floor=FLOOR, better="higher", extra=extra)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="one JSON line per figure")
-    parser.add_argument("--quick", action="store_true", help="three short repetitions")
-    parser.add_argument("--no-peers", action="store_true", help="the floor and Tidemill only")
-    parser.add_argument("--serve", choices=["tidemill", "floor"], help=argparse.SUPPRESS)
-    parser.add_argument("--home", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.serve:
+    if "--serve" in sys.argv:
+        parser = argparse.ArgumentParser()
+        parser.add_argument("--serve", choices=["tidemill", "floor"])
+        parser.add_argument("--home", type=Path)
+        parser.add_argument("--port", type=int)
+        given = parser.parse_args()
         {"tidemill": serve_tidemill, "floor": serve_floor}[given.serve](given.home, given.port)
         return
+    options = kit.arguments(__doc__ or "")
     if shutil.which("wrk") is None:
         sys.exit("wrk is needed: apt-get install wrk")
-    home = Path(tempfile.mkdtemp(prefix="tidemill-serving-"))
-    try:
+    kit.machine("tidemill", "granian", "onnxruntime", "lightgbm")
+    with kit.scratch() as home:
         make_model(home)
-        for row in report(measure(home, 2 if given.quick else 5, 3 if given.quick else 5, peers=not given.no_peers)):
-            text = "{task:10} {tool:18} {value:>10} {unit}  p99 {p99_ms} ms  vs_floor {vs_floor}  vs_best_peer {vs_best_peer}"
-            print(json.dumps(row) if given.json else text.format(**row), flush=True)
-    finally:
-        shutil.rmtree(home)
+        measure(home, 2 if options.quick else 5, 3 if options.quick else 5)
 
 
 if __name__ == "__main__":

@@ -8,19 +8,17 @@ import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version as installed
 from time import perf_counter
 from typing import Any
-
-import msgspec
 
 from tidemill.core import ids
 from tidemill.core.clock import Clock
 from tidemill.core.errors import InvalidError, NotFoundError, TidemillError, not_found
 from tidemill.core.instants import SECOND_US
-from tidemill.serving import metrics, protocol
+from tidemill.serving import protocol
 from tidemill.serving.endpoint import Endpoint
-from tidemill.serving.http import CLOSING, JSON, TEXT, Http, MethodError, Settings, UnauthorisedError, failure, read_body
+from tidemill.serving.http import CLOSING, JSON, Http, MethodError, Settings, UnauthorisedError, failure, read_body
+from tidemill.serving.pages import Pages, Reply, described, reply
 from tidemill.serving.ports import PredictionLog
 from tidemill.serving.score import Scorer
 from tidemill.serving.shadow import Shadows
@@ -31,7 +29,6 @@ logger = logging.getLogger(__name__)
 _MODEL = re.compile(r"/v2/(repository/)?models/([^/]+)(?:/versions/([^/]+))?(?:/(infer|ready|load))?")
 _OPEN = {"/v2/health/live", "/v2/health/ready", "/v2/health"}
 _DRAIN_STEP_S = 0.01
-_Reply = tuple[int, list[tuple[str, str]], bytes]
 
 
 class ModelServer:
@@ -58,13 +55,7 @@ class ModelServer:
             self.endpoints[name] = Endpoint(scorer, writer, shadows, clock, settings)
         self.writers: Sequence[LogWriter] = tuple(writers.values())
         self._infer_paths = {f"/v2/models/{name}/infer": endpoint for name, endpoint in self.endpoints.items()}
-        self._pages: dict[str, Callable[[], _Reply]] = {
-            "/v2": self._about,
-            "/v2/health": self._health,
-            "/v2/health/live": lambda: _json({"live": True}),
-            "/v2/health/ready": self._ready,
-            "/metrics": self._metrics,
-        }
+        self._pages = Pages(self.endpoints, self.writers, tuple(self.shadows.values()), lambda: self.stopping)
 
     def _writer(self, log: PredictionLog) -> LogWriter:
         return LogWriter(log, self._acknowledge, backlog_rows=self.settings.backlog_rows)
@@ -174,8 +165,9 @@ class ModelServer:
         except Exception as error:  # noqa: BLE001 - the boundary of the process: every error becomes an answer
             status, body = failure(error)
             counts.errors[status] += 1
+        finally:
+            self.in_flight -= 1
         http.response_bytes(status, CLOSING if self.stopping else JSON, body)
-        self.in_flight -= 1
         counts.latency.observe(perf_counter() - started)
 
     def _authorise(self, scope: Any, action: Action) -> None:
@@ -194,9 +186,9 @@ class ModelServer:
             known = self._access[header] = (access, now + 2 * SECOND_US)
         known[0].require(action)
 
-    async def _other(self, scope: Any, http: Http) -> _Reply:
+    async def _other(self, scope: Any, http: Http) -> Reply:
         path = scope.path.rstrip("/") or "/"
-        page = self._pages.get(path)
+        page = self._pages.at.get(path)
         if page is not None:
             if scope.method not in ("GET", "HEAD"):
                 raise MethodError(f"{path} is read with GET")
@@ -208,7 +200,7 @@ class ModelServer:
             raise NotFoundError(f"nothing is at {path}; the Open Inference Protocol is under /v2, metrics under /metrics")
         return await self._model(scope, http, *match.groups())
 
-    async def _model(self, scope: Any, http: Http, repository: str | None, name: str, version: str | None, verb: str | None) -> _Reply:
+    async def _model(self, scope: Any, http: Http, repository: str | None, name: str, version: str | None, verb: str | None) -> Reply:
         writes = verb in ("infer", "load")
         if scope.method != ("POST" if writes else "GET"):
             raise MethodError(f"{scope.path} takes {'POST' if writes else 'GET'}")
@@ -224,64 +216,16 @@ class ModelServer:
             return 200, JSON, b""
         if verb == "load":
             done = await asyncio.get_running_loop().run_in_executor(None, self._refresh, endpoint)
-            return _json({"changed": done}) if isinstance(done, bool) else _json({"error": done}, 409)
+            return reply({"changed": done}) if isinstance(done, bool) else reply({"error": done}, 409)
         if verb == "ready":
             ready = endpoint.scorer.lineup.live is not None
-            return _json({"name": name, "ready": ready}, 200 if ready else 503)
-        return _json(self._metadata(endpoint, number))
-
-    def _metadata(self, endpoint: Endpoint, version: int | None) -> dict[str, Any]:
-        lineup = endpoint.scorer.lineup
-        texts = frozenset(name for model in lineup.models.values() for name in model.texts)
-        versions = [version] if version is not None else [d.version for d in lineup.deployments]
-        return protocol.metadata(endpoint.scorer.plan, versions, texts)
-
-    # pages
-
-    def _about(self) -> _Reply:
-        return _json({"name": "tidemill", "version": installed("tidemill"), "extensions": ["model_repository"]})
+            return reply({"name": name, "ready": ready}, 200 if ready else 503)
+        return reply(described(endpoint, number))
 
     @property
     def degraded(self) -> bool:
         """Whether predictions are answered without being durably logged."""
         return any(writer.degraded for writer in self.writers)
-
-    def _ready(self) -> _Reply:
-        ready = not self.stopping and all(e.scorer.lineup.live is not None for e in self.endpoints.values())
-        return _json({"ready": ready}, 200 if ready else 503)
-
-    def _health(self) -> _Reply:
-        services = {
-            name: {
-                "serves": [{"version": d.version, "role": d.role, "weight": d.weight} for d in e.scorer.lineup.deployments],
-                "problem": e.problem or None,
-                "refused": dict(e.scorer.lineup.failures),
-            }
-            for name, e in self.endpoints.items()
-        }
-        reasons = [writer.reason for writer in self.writers if writer.degraded]
-        ready = not self.stopping and all(s["serves"] for s in services.values())
-        logging_state = {"state": "degraded" if reasons else "ok", "reasons": reasons, "waiting": sum(w.backlog for w in self.writers)}
-        return _json({"live": True, "ready": ready, "logging": logging_state, "services": services})
-
-    def _metrics(self) -> _Reply:
-        serves = {
-            f'service="{name}",version="{d.version}",role="{d.role}"': d.weight
-            for name, e in self.endpoints.items()
-            for d in e.scorer.lineup.deployments
-        }
-        shadows = list(self.shadows.values())
-        gauges: dict[str, dict[str, Any]] = {
-            "deployment_weight": serves,
-            "log_degraded": {"": int(self.degraded)},
-            "log_backlog_rows": {"": sum(w.backlog for w in self.writers)},
-            "log_lost_total": {"": sum(w.lost for w in self.writers)},
-            "shadow_dropped_total": {"": sum(s.dropped for s in shadows)},
-            "shadow_failed_total": {"": sum(s.failed for s in shadows)},
-            "shadow_scored_total": {"": sum(s.scored for s in shadows)},
-            "in_flight": {"": self.in_flight},
-        }
-        return 200, TEXT, metrics.render({n: e.metrics for n, e in self.endpoints.items()}, gauges).encode()
 
 
 def build_app(scorers: Mapping[str, Scorer], tokens: Tokens | None, *, clock: Clock, settings: Settings | None = None) -> ModelServer:
@@ -312,7 +256,3 @@ def _version(endpoint: Endpoint, text: str | None) -> int | None:
     if text not in deployed:
         raise not_found(f"deployed version of {endpoint.scorer.service.name}", text, deployed)
     return int(text)
-
-
-def _json(value: Any, status: int = 200) -> _Reply:
-    return status, JSON, msgspec.json.encode(value)

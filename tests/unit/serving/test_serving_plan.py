@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from serving_kit import COLUMNS, FULL, LATE, LOOKUP, Sky, Stack, apply
+from tests.support.serving_kit import COLUMNS, FULL, LATE, LOOKUP, Sky, Stack, apply
 
 from tidemill.core.definitions import Service, on_demand
 from tidemill.core.errors import InvalidError

@@ -13,8 +13,7 @@ from typing import Self
 
 import httpx
 import pytest
-from serving_kit import FULL, Stack, free_port, server
-from test_serving_protocol import body
+from tests.support.serving_kit import FULL, Stack, body, free_port, server
 
 from tidemill.core.errors import ConfigError
 from tidemill.serving.embedded import SqlitePredictionLog
@@ -150,7 +149,9 @@ def test_over_the_wire(stack: Stack) -> None:
         assert json.loads(client.get("/v2/health").text)["logging"]["state"] == "ok"
 
 
-@pytest.mark.parametrize("target", ["nothing.here:app", "serving_kit:nothing", "serving_kit:free_port", "serving_kit"])
+@pytest.mark.parametrize(
+    "target", ["nothing.here:app", "tests.support.serving_kit:nothing", "tests.support.serving_kit:free_port", "serving_kit"]
+)
 def test_a_target_that_is_no_factory_says_so(target: str) -> None:
     with pytest.raises(ConfigError, match=target):
         load(target)

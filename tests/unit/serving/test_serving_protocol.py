@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving_kit import FULL, LOOKUP, Local, Reply, Stack, sigmoid
+from tests.support.serving_kit import FULL, LOOKUP, Local, Reply, Stack, body, sigmoid, tensors
 
 
 @pytest.fixture
@@ -15,15 +15,6 @@ def stack(tmp_path: Path) -> Stack:
     made.add(1)
     made.deploy(live=1)
     return made
-
-
-def tensors(values: dict[str, Any], rows: int = 1) -> list[dict[str, Any]]:
-    kinds = {str: "BYTES", bool: "BOOL", int: "INT64", float: "FP64"}
-    return [{"name": n, "datatype": kinds[type(v)], "shape": [rows], "data": [v] * rows} for n, v in values.items()]
-
-
-def body(values: dict[str, Any], rows: int = 1, **more: Any) -> bytes:
-    return json.dumps({"inputs": tensors(values, rows), **more}).encode()
 
 
 def ask(stack: Stack, sent: bytes, path: str = "/v2/models/late/infer", *, pieces: int = 1, **settings: Any) -> Reply:
@@ -156,15 +147,23 @@ MALFORMED: dict[str, tuple[bytes, int, str]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> Stack:
+    made = Stack(tmp_path_factory.mktemp("serving"))
+    made.add(1)
+    made.deploy(live=1)
+    return made
+
+
 @pytest.mark.parametrize("name", MALFORMED)
-def test_malformed(stack: Stack, name: str) -> None:
+def test_malformed(untouched: Stack, name: str) -> None:
     sent, status, reason = MALFORMED[name]
-    got = ask(stack, sent)
+    got = ask(untouched, sent)
     assert got.status == status, got.answer
     assert set(got.json()) == {"error"}
     assert reason in got.json()["error"]
     assert "Traceback" not in got.json()["error"]
-    assert list(stack.log.read("late")) == []
+    assert list(untouched.log.read("late")) == []
 
 
 def test_a_body_over_the_limit_is_refused_without_being_kept(stack: Stack) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving_kit import FULL, LOOKUP, Stack, sigmoid
+from tests.support.serving_kit import FULL, LOOKUP, Stack, sigmoid
 
 from tidemill.core.errors import CorruptError, InvalidError, NotFoundError, UnavailableError
 from tidemill.serving import Scorer

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving_kit import FULL, Local, Reply, Stack
-from test_serving_protocol import body
+from tests.support.serving_kit import FULL, Local, Reply, Stack, body
 
 from tidemill.core.errors import UnavailableError
 from tidemill.serving.embedded import SqlitePredictionLog

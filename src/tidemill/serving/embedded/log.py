@@ -21,7 +21,7 @@ CREATE TABLE IF NOT EXISTS prediction (
     seq INTEGER PRIMARY KEY, id TEXT NOT NULL, service TEXT NOT NULL, model TEXT NOT NULL, version INTEGER NOT NULL, role INTEGER NOT NULL,
     at_us INTEGER NOT NULL, score REAL, columns INTEGER NOT NULL, inputs BLOB NOT NULL, request BLOB NOT NULL, latency_us INTEGER NOT NULL);
 CREATE UNIQUE INDEX IF NOT EXISTS prediction_once ON prediction (id, version, role, service);
-CREATE INDEX IF NOT EXISTS prediction_time ON prediction (service, at_us, id);
+CREATE INDEX IF NOT EXISTS prediction_time ON prediction (service, at_us);
 """
 _FIELDS = "id, service, model, version, role, at_us, score, columns, inputs, request, latency_us"
 _ROLES: tuple[Role, ...] = ("live", "canary", "shadow")

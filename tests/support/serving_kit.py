@@ -1,6 +1,7 @@
 """A service about to be served: flights looked up by origin, with real ledger, blobs, models and prediction log."""
 
 import asyncio
+import json
 import os
 import socket
 import subprocess
@@ -140,6 +141,15 @@ class Stack:
                 insert_once(db, schema.deployment, {**where, **rest})
 
 
+def tensors(values: dict[str, Any], rows: int = 1) -> list[dict[str, Any]]:
+    kinds = {str: "BYTES", bool: "BOOL", int: "INT64", float: "FP64"}
+    return [{"name": n, "datatype": kinds[type(v)], "shape": [rows], "data": [v] * rows} for n, v in values.items()]
+
+
+def body(values: dict[str, Any], rows: int = 1, **more: Any) -> bytes:
+    return json.dumps({"inputs": tensors(values, rows), **more}).encode()
+
+
 def sigmoid(z: float) -> float:
     return 1 / (1 + float(np.exp(-z)))
 
@@ -216,8 +226,8 @@ def free_port() -> int:
 @contextmanager
 def server(home: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """A server process on `port`, ready; killed at the end if it still runs."""
-    code = f"from tidemill.serving.run import run; run('serving_kit:app_from_environment', port={port})"
-    environment = {**os.environ, "SERVING_KIT_HOME": str(home), "PYTHONPATH": str(Path(__file__).parent)}
+    code = f"from tidemill.serving.run import run; run('tests.support.serving_kit:app_from_environment', port={port})"
+    environment = {**os.environ, "SERVING_KIT_HOME": str(home), "PYTHONPATH": str(Path(__file__).parents[2])}
     with (home / "server.log").open("ab") as log:
         process = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=log, stderr=log)
     try:

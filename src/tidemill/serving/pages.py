@@ -1,0 +1,82 @@
+"""What the model server says about itself: protocol metadata, health and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version as installed
+from typing import Any
+
+import msgspec
+
+from tidemill.serving import metrics, protocol
+from tidemill.serving.endpoint import Endpoint
+from tidemill.serving.http import JSON, TEXT
+from tidemill.serving.shadow import Shadows
+from tidemill.serving.writer import LogWriter
+
+Reply = tuple[int, list[tuple[str, str]], bytes]
+
+
+def reply(value: Any, status: int = 200) -> Reply:
+    """A JSON answer."""
+    return status, JSON, msgspec.json.encode(value)
+
+
+def described(endpoint: Endpoint, version: int | None) -> dict[str, Any]:
+    """Metadata of a model, or of one of its deployed versions."""
+    lineup = endpoint.scorer.lineup
+    texts = frozenset(name for model in lineup.models.values() for name in model.texts)
+    versions = [version] if version is not None else [d.version for d in lineup.deployments]
+    return protocol.metadata(endpoint.scorer.plan, versions, texts)
+
+
+class Pages:
+    """The pages without arguments, by path in `at`."""
+
+    def __init__(
+        self, endpoints: Mapping[str, Endpoint], writers: Sequence[LogWriter], shadows: Sequence[Shadows], stopping: Callable[[], bool]
+    ) -> None:
+        self._endpoints = endpoints
+        self._writers = writers
+        self._shadows = shadows
+        self._stopping = stopping
+        self.at: Mapping[str, Callable[[], Reply]] = {
+            "/v2": lambda: reply({"name": "tidemill", "version": installed("tidemill"), "extensions": ["model_repository"]}),
+            "/v2/health": self._health,
+            "/v2/health/live": lambda: reply({"live": True}),
+            "/v2/health/ready": lambda: reply({"ready": self._is_ready()}, 200 if self._is_ready() else 503),
+            "/metrics": self._metrics,
+        }
+
+    def _is_ready(self) -> bool:
+        return not self._stopping() and all(e.scorer.lineup.live is not None for e in self._endpoints.values())
+
+    def _health(self) -> Reply:
+        services = {
+            name: {
+                "serves": [{"version": d.version, "role": d.role, "weight": d.weight} for d in e.scorer.lineup.deployments],
+                "problem": e.problem or None,
+                "refused": dict(e.scorer.lineup.failures),
+            }
+            for name, e in self._endpoints.items()
+        }
+        reasons = [writer.reason for writer in self._writers if writer.degraded]
+        state = {"state": "degraded" if reasons else "ok", "reasons": reasons, "waiting": sum(w.backlog for w in self._writers)}
+        return reply({"live": True, "ready": self._is_ready(), "logging": state, "services": services})
+
+    def _metrics(self) -> Reply:
+        weights = {
+            f'service="{name}",version="{d.version}",role="{d.role}"': d.weight
+            for name, e in self._endpoints.items()
+            for d in e.scorer.lineup.deployments
+        }
+        gauges: dict[str, dict[str, Any]] = {
+            "deployment_weight": weights,
+            "log_degraded": {"": int(any(w.degraded for w in self._writers))},
+            "log_backlog_rows": {"": sum(w.backlog for w in self._writers)},
+            "log_lost_total": {"": sum(w.lost for w in self._writers)},
+            "shadow_dropped_total": {"": sum(s.dropped for s in self._shadows)},
+            "shadow_failed_total": {"": sum(s.failed for s in self._shadows)},
+            "shadow_scored_total": {"": sum(s.scored for s in self._shadows)},
+        }
+        return 200, TEXT, metrics.render({n: e.metrics for n, e in self._endpoints.items()}, gauges).encode()
