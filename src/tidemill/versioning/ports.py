@@ -24,7 +24,11 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """Where the rows of one snapshot are: Parquet files without row-level deletes, so any engine can read them directly."""
+    """Where the rows of one snapshot are: Parquet files without row-level deletes, so any engine can read them directly.
+
+    `paths` are local and in the order of ingestion. A column of `schema` that is younger than a file is not in it and counts as null
+    (DuckDB: `read_parquet(paths, union_by_name = true)`; Arrow: `dataset(paths, schema=scan.schema)`).
+    """
 
     table: str
     snapshot_id: int | None
