@@ -26,7 +26,7 @@ def init_command(name: Path) -> None:
 
     written = write_project(name)
     data = [p for p in written if p.startswith("data/")]
-    click.echo(f"wrote {name}/ with {len(written) - len(data)} files and {len(data)} days of data; read definitions.py first, then:\n")
+    click.echo(f"wrote {name}/: {len(written) - len(data)} files, and {len(data)} with data; read definitions.py first, then:\n")
     click.echo(f"  cd {name}")
     click.echo("  tidemill replay --from 2024-01-22 --to 2024-03-01 --policy never,on-drift")
     click.echo("  tidemill up")

@@ -87,14 +87,15 @@ def infer_schema(where: tuple[Path, Sequence[str]], table: str, overwrite: bool)
 @click.pass_obj
 def check_rows(where: tuple[Path, Sequence[str]], table: str, file: Path | None, as_json: bool) -> int:
     """Check FILE (Parquet, CSV or JSON; default: the published rows) against the schema of TABLE. Exit 1 when a rule is broken."""
+    from tidemill.platform.files import rows_of
     from tidemill.validation import check
 
     with opened(*where) as platform:
-        _known(platform, table)
+        definition = _known(platform, table)
         schema = platform.schemas.find(table)
         if schema is None:
             raise NotFoundError(f"table {table!r} has no schema yet; `tidemill validate infer {table}` makes one from its rows")
-        rows = _rows(platform, table) if file is None else _file(platform, table, file)
+        rows = _rows(platform, table) if file is None else rows_of(file, definition)
         audit = check(rows, schema, platform.profiler)
     anomalies = [
         {"column": a.column, "rule": a.rule, "expected": a.expected, "observed": a.observed, "rows": a.rows} for a in audit.anomalies
@@ -118,13 +119,3 @@ def _rows(platform: Any, table: str) -> Any:
     if not scan.paths:
         raise NotFoundError(f"table {table!r} has no published rows yet; `tidemill ingest` takes them in")
     return ds.dataset(list(scan.paths), schema=scan.schema, format="parquet").to_table()
-
-
-def _file(platform: Any, table: str, file: Path) -> Any:
-    from dataclasses import replace
-
-    definition = replace(platform.definitions.tables[table], source=f"files:{file.resolve()}")
-    batches = [b.rows for b in platform.open_source(definition).read(after=None, until_us=2**62)]
-    if not batches:
-        raise NotFoundError(f"{file} holds no rows")
-    return batches[0]
