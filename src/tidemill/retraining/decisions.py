@@ -135,7 +135,7 @@ def _give_another_chance(loop: Loop, service: Service, version: int, decision: D
         subject=decision.subject,
         outcome="retry",
         cause={"version": version, "decision": decision.id},
-        evidence={"reason": f"takes back {decision.id}", "icc_upper": decision.evidence.get("icc_upper")},
+        evidence={"reason": f"takes back {decision.id}"},
         actor=actor,
         at_us=loop.clock.now_us(),
         reverses=decision.id,

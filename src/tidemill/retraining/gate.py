@@ -26,7 +26,7 @@ from tidemill.monitoring.losses import row_losses
 from tidemill.registry.ports import ModelVersion
 from tidemill.retraining import transitions
 from tidemill.retraining.ports import Decision, HoldoutRows, Loop
-from tidemill.retraining.sequences import DEFAULT_ICC, intraclass
+from tidemill.retraining.sequences import intraclass
 
 Floats = npt.NDArray[np.float64]
 METHOD = "paired differences, cluster-robust t over blocks, one-sided"
@@ -37,7 +37,7 @@ RULE = "the primary metric decides alone; slices may only veto, corrected by Hol
 class Evidence:
     """Why the gate decided as it did. `effect` = mean loss of challenger - champion; [low, high] is its interval at `level`, two-sided.
 
-    `differences` are [block, rows, mean difference] for the plot; `icc_upper` is what the rollout takes over.
+    `differences` are [block, rows, mean difference] for the plot; `icc` is their correlation within a block, which the rollout takes over.
     """
 
     outcome: str
@@ -55,7 +55,6 @@ class Evidence:
     mean_champion: float | None
     mean_challenger: float | None
     icc: float
-    icc_upper: float
     differences: list[list[float]] = field(default_factory=list)
     slices: list[dict[str, Any]] = field(default_factory=list)
     method: str = METHOD
@@ -108,7 +107,6 @@ def judge(
         raise InvalidError("a loss is not finite; a model that answers NaN cannot be judged")
     blocks, position, sizes = np.unique(block_ids, return_inverse=True, return_counts=True)
     level = 1 - 2 * gate.alpha
-    icc, icc_upper = intraclass(difference, block_ids)
     facts: dict[str, Any] = {
         "metric": gate.metric,
         "n": int(difference.size),
@@ -116,7 +114,7 @@ def judge(
         "alpha": gate.alpha,
         "level": level,
     }
-    facts |= {"min_effect": gate.min_effect, "icc": icc, "icc_upper": icc_upper}
+    facts |= {"min_effect": gate.min_effect, "icc": intraclass(difference, block_ids)[0]}
     facts["mean_champion"] = float(losses_champion.mean()) if difference.size else None
     facts["mean_challenger"] = float(losses_challenger.mean()) if difference.size else None
     means = np.bincount(position, weights=difference) / sizes
@@ -223,7 +221,7 @@ def _evidence(loop: Loop, service: Service, challenger: ModelVersion, opponent: 
 
 def _untested(outcome: str, reason: str, gate: Gate, rows: HoldoutRows) -> Evidence:
     unknown: dict[str, Any] = dict.fromkeys(("effect", "low", "high", "p", "mean_champion", "mean_challenger"))
-    facts: dict[str, Any] = {"n": int(rows.labels.size), "blocks": 0, "level": 1 - 2 * gate.alpha, "icc": 0.0, "icc_upper": DEFAULT_ICC}
+    facts: dict[str, Any] = {"n": int(rows.labels.size), "blocks": 0, "level": 1 - 2 * gate.alpha, "icc": 0.0}
     return Evidence(outcome, reason, metric=gate.metric, alpha=gate.alpha, min_effect=gate.min_effect, **unknown, **facts)
 
 

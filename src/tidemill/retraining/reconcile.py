@@ -99,8 +99,9 @@ def _move(
     if live is None or not candidates:
         return None
     candidate = candidates[0]
-    gated = verdicts.get(candidate.version)
-    seen = rollout.look(loop, service, candidate, live.version, now_us, gated.evidence.get("icc_upper") if gated else None)
+    gate_says = verdicts[candidate.version].evidence if candidate.version in verdicts else {}
+    measured = (float(gate_says.get("icc", 0.0)), max(0, int(gate_says.get("blocks", 0)) - 1))
+    seen = rollout.look(loop, service, candidate, live.version, now_us, measured)
     _show(loop, service, candidate, seen, now_us)
     return rollout.decide(loop, service, candidate, live.version, seen, now_us)
 
@@ -223,7 +224,6 @@ def _begin(loop: Loop, service: Service, action: Action, now_us: int) -> None:
         cause={"version": action.version, "decision": passed.id, "replaces": None if first else passed.cause.get("champion")},
         evidence={
             "reason": "the first version to pass the gate" if first else "passed the gate",
-            "icc_upper": passed.evidence.get("icc_upper"),
         },
         actor=loop.actor,
         at_us=now_us,

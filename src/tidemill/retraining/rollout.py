@@ -8,14 +8,18 @@ Late labels are not missing at random (a flight that is not yet known to be late
 enter in the order of their requests, up to the first whose label may still come; the order does not depend on the labels, and a
 confidence sequence holds at every prefix.
 
-Errors: shadow and canary have a sequence of their own, each two-sided at the rollout's alpha, so alpha/2 for harm in each: over a
-whole rollout a candidate that is no worse is rolled back with probability at most alpha, and one that is worse than the margin goes on
-through a stage with probability at most alpha/2.
+What a candidate may cost depends on how much it answers: it goes on to weight w when w times the upper end of its
+interval is at most the margin, so that the service as a whole loses no more. A first canary of 10 % needs little evidence, the last step needs
+the interval itself below the margin.
+
+Errors: shadow and canary have a sequence of their own. Each claims harm wrongly with probability at most alpha/2, so over a whole
+rollout a candidate that is no worse is rolled back with probability at most alpha. A candidate that is worse than the margin
+must get through every step, the last one with probability at most alpha: [low, high] holds at 1 - alpha/2 below and 1 - alpha above.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import inf
 from typing import Any, Literal
 
@@ -28,11 +32,13 @@ from tidemill.core.instants import format_duration, parse_duration
 from tidemill.monitoring.losses import row_losses
 from tidemill.monitoring.quality import labelled
 from tidemill.retraining.ports import Decision, Loop
-from tidemill.retraining.sequences import DEFAULT_ICC, Interval, Sums, asymptotic
+from tidemill.retraining.sequences import Interval, Sums, asymptotic, intraclass, upper_icc
 from tidemill.retraining.transitions import Deployed
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+TARGET = 3.0
+"""The interval is tightest at so many times `min_labels` independent rows."""
 Move = Literal["wait", "advance", "promote", "reject", "rollback"]
 
 
@@ -88,11 +94,12 @@ def pair(loop: Loop, service: Service, candidate: Deployed, live_version: int, n
     return Pairs(at[use], losses[0] - losses[1], int(at.size - frontier)), losses[0], losses[1]
 
 
-def look(loop: Loop, service: Service, candidate: Deployed, live_version: int, now_us: int, icc: float | None) -> Look:
-    """Compare a candidate with the live version by everything settled at `now_us`. `icc`: from the gate, None when unknown."""
+def look(loop: Loop, service: Service, candidate: Deployed, live_version: int, now_us: int, gated: tuple[float, int] = (0.0, 0)) -> Look:
+    """Compare a candidate with the live version by everything settled at `now_us`. `gated`: correlation at the gate, and its degrees of freedom."""
     pairs, mine, theirs = pair(loop, service, candidate, live_version, now_us)
-    icc = DEFAULT_ICC if icc is None else icc
     block_us = parse_duration(service.gate.block)
+    blocks = pairs.at_us // block_us
+    icc = upper_icc(gated, intraclass(pairs.difference, blocks), size=_mean_size(blocks))
     series = _series(pairs, block_us, service.rollout, icc)
     current = series[-1][1] if series else Interval(0.0, -inf, inf, 0, 1.0)
     return Look(
@@ -107,6 +114,12 @@ def look(loop: Loop, service: Service, candidate: Deployed, live_version: int, n
     )
 
 
+def _mean_size(blocks: Ints) -> float:
+    """Rows in the block of an average row."""
+    sizes = np.unique(blocks, return_counts=True)[1].astype(np.float64)
+    return float(np.square(sizes).sum() / sizes.sum()) if sizes.size else 0.0
+
+
 def _series(pairs: Pairs, block_us: int, rollout: Rollout, icc: float) -> list[tuple[int, Interval]]:
     blocks = pairs.at_us // block_us
     out: list[tuple[int, Interval]] = []
@@ -114,22 +127,35 @@ def _series(pairs: Pairs, block_us: int, rollout: Rollout, icc: float) -> list[t
     for block in np.unique(blocks):
         d = pairs.difference[blocks == block]
         so_far += Sums(d.size, float(d.sum()), float(np.square(d).sum()), float(d.size) ** 2)
-        out.append((int(block + 1) * block_us, asymptotic(so_far, alpha=rollout.alpha, target=5.0 * rollout.min_labels, icc=icc)))
+        out.append((int(block + 1) * block_us, interval(so_far, rollout, icc)))
     return out
+
+
+def interval(so_far: Sums, rollout: Rollout, icc: float) -> Interval:
+    """The interval that the rollout acts on: its low end holds at 1 - alpha/2, its high end at 1 - alpha, at all looks at once."""
+    target = TARGET * rollout.min_labels
+    high = asymptotic(so_far, alpha=2 * rollout.alpha, target=target, icc=icc).high
+    return replace(asymptotic(so_far, alpha=rollout.alpha, target=target, icc=icc), high=high)
+
+
+def next_weight(rollout: Rollout, candidate: Deployed) -> float:
+    """The share of requests that a candidate answers after its next step."""
+    return rollout.canary[candidate.stage] if candidate.stage < len(rollout.canary) else 1.0
 
 
 def verdict(rollout: Rollout, candidate: Deployed, seen: Look, now_us: int) -> tuple[Move, str]:
     """What the state machine does with a candidate, and why. Pure."""
-    i, harm = seen.interval, "reject" if candidate.role == "shadow" else "rollback"
+    i = seen.interval
+    harm: Move = "reject" if candidate.role == "shadow" else "rollback"
     figures = f"candidate - live = {i.mean:+.4f} [{i.low:+.4f}, {i.high:+.4f}] over {i.n} labelled requests"
     if i.n >= rollout.min_labels and i.low > 0:
-        return harm, f"shown to be worse: {figures}"  # type: ignore[return-value]
+        return harm, f"shown to be worse: {figures}"
+    weight = next_weight(rollout, candidate)
     stay = rollout.shadow if candidate.role == "shadow" else rollout.bake
-    if now_us - candidate.since_us >= parse_duration(stay) and seen.in_stage >= rollout.min_labels and i.high <= rollout.margin:
-        last = candidate.stage >= len(rollout.canary)
-        return "promote" if last else "advance", f"not worse than {rollout.margin:g}: {figures}"
+    if now_us - candidate.since_us >= parse_duration(stay) and seen.in_stage >= rollout.min_labels and i.high * weight <= rollout.margin:
+        return "promote" if weight == 1.0 else "advance", f"at {weight:.0%} it costs at most {rollout.margin:g}: {figures}"
     if now_us - candidate.started_us >= parse_duration(rollout.give_up):
-        return harm, f"not settled within {format_duration(parse_duration(rollout.give_up))}: {figures}"  # type: ignore[return-value]
+        return harm, f"not settled within {format_duration(parse_duration(rollout.give_up))}: {figures}"
     return "wait", figures
 
 
@@ -138,7 +164,6 @@ def decide(loop: Loop, service: Service, candidate: Deployed, live_version: int,
     move, reason = verdict(service.rollout, candidate, seen, now_us)
     if move == "wait":
         return None
-    weights = service.rollout.canary
     evidence = {
         "reason": reason,
         "method": "asymptotic confidence sequence of paired losses",
@@ -146,8 +171,7 @@ def decide(loop: Loop, service: Service, candidate: Deployed, live_version: int,
         "alpha": service.rollout.alpha,
     }
     evidence |= {"margin": service.rollout.margin, "metric": service.gate.metric, "stage": candidate.stage, "weight": candidate.weight}
-    if move == "advance":
-        evidence["next_weight"] = weights[candidate.stage]
+    evidence["next_weight"] = next_weight(service.rollout, candidate)
     return Decision(
         id=ids.derive("decision", "rollout", candidate.id, candidate.stage),
         kind="rollback" if move == "rollback" else "rollout",

@@ -11,7 +11,8 @@ Theorem 2): exact at every n, for bounded differences, and several times wider; 
 Rows of one day share weather and traffic: their differences are correlated, and counting them as independent would promise too
 much. A stage of a rollout lasts a few days, too few to take days as the units of an asymptotic statement. So rows are the units and
 the variance is inflated by the design effect `1 + (m - 1) * icc` of blocks (days) of m rows (Kish 1965). The intraclass
-correlation `icc` comes from the gate, which saw the same two models over many days; see `intraclass` for why its upper limit is used.
+correlation `icc` comes from the gate, which saw the same two models over many days, and from the rollout's own days as they come;
+an underestimate would break the promise, so an upper limit of it is used (`upper_icc`).
 Where a strict statement is wanted, `empirical_bernstein` takes block means as its units.
 """
 
@@ -26,7 +27,9 @@ from scipy.special import chdtri
 
 Floats = npt.NDArray[np.float64]
 DEFAULT_ICC = 0.05
-"""Assumed where no gate has measured it."""
+"""Assumed where nothing has measured it."""
+CONFIDENCE = 0.65
+"""Of the upper limit of the correlation: chosen by simulation, so that few blocks keep the stated error rates (tests/unit/retraining)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,29 +95,37 @@ def asymptotic(given: Sums, *, alpha: float, target: float, icc: float = DEFAULT
     return Interval(given.mean, given.mean - half, given.mean + half, given.n, effect)
 
 
-def intraclass(differences: Floats, blocks: npt.NDArray[np.int64], *, confidence: float = 0.65) -> tuple[float, float]:
+def intraclass(differences: Floats, blocks: npt.NDArray[np.int64]) -> tuple[float, int]:
     """Estimate the intraclass correlation of differences within blocks.
 
-    The estimate compares the cluster-robust variance of the mean with that of independent rows. With G blocks it scatters like a
-    chi-square on G - 1 degrees, and an underestimate would break the promise of the sequence that uses it; so the upper limit is
-    given too, and used.
+    It compares the cluster-robust variance of the mean with that of independent rows.
 
     Returns:
-        The estimate and its upper limit at `confidence`, both 0 to 1; (0, DEFAULT_ICC) when there are fewer than two blocks.
+        The estimate, 0 to 1, and its degrees of freedom (blocks - 1); (0, 0) where nothing can be said.
     """
     _, position, sizes = np.unique(blocks, return_inverse=True, return_counts=True)
     groups, n = sizes.size, differences.size
     if groups < 2 or n <= groups:
-        return 0.0, DEFAULT_ICC
+        return 0.0, 0
     residual = differences - differences.mean()
     independent = float(np.square(residual).sum()) / (n - 1) / n
     if independent == 0:
-        return 0.0, 0.0
+        return 0.0, groups - 1
     clustered = groups / (groups - 1) * float(np.square(np.bincount(position, weights=residual)).sum()) / n**2
-    mean_size = float(np.square(sizes.astype(np.float64)).sum()) / n
-    effect = clustered / independent
-    upper = effect * (groups - 1) / float(chdtri(groups - 1, confidence))
-    return tuple(min(1.0, max(0.0, (e - 1) / (mean_size - 1))) for e in (effect, upper))  # type: ignore[return-value]
+    size = float(np.square(sizes.astype(np.float64)).sum()) / n
+    return min(1.0, max(0.0, (clustered / independent - 1) / (size - 1))), groups - 1
+
+
+def upper_icc(*estimates: tuple[float, int], size: float) -> float:
+    """An upper limit of the correlation from independent estimates (icc, degrees), for blocks of about `size` rows.
+
+    The estimates are averaged by their degrees of freedom; a design effect scatters like a chi-square on their sum.
+    """
+    degrees = sum(d for _, d in estimates)
+    if not degrees or size <= 1:
+        return DEFAULT_ICC
+    effect = 1 + (size - 1) * sum(icc * d for icc, d in estimates) / degrees
+    return min(1.0, max(0.0, (effect * degrees / float(chdtri(degrees, CONFIDENCE)) - 1) / (size - 1)))
 
 
 def empirical_bernstein(units: Floats, *, bound: float, alpha: float) -> tuple[Floats, Floats]:

@@ -33,7 +33,11 @@ def seen(low: float, high: float, n: int = 500, in_stage: int = 500, role: str =
     [
         (deployed(), seen(-0.01, 0.01), 0.5, "wait"),
         (deployed(), seen(-0.01, 0.01), 1, "advance"),
-        (deployed(), seen(-0.01, 0.03), 1, "wait"),
+        (deployed(), seen(-0.01, 0.19), 1, "advance"),
+        (deployed(), seen(-0.01, 0.21), 1, "wait"),
+        (deployed("canary", 1), seen(-0.01, 0.04), 2, "advance"),
+        (deployed("canary", 1), seen(-0.01, 0.05), 2, "wait"),
+        (deployed("canary", 2), seen(-0.01, 0.03), 2, "wait"),
         (deployed(), seen(-0.01, 0.01, in_stage=99), 1, "wait"),
         (deployed(), seen(0.001, 0.03), 0.1, "reject"),
         (deployed(), seen(0.001, 0.01), 1, "reject"),
@@ -43,7 +47,7 @@ def seen(low: float, high: float, n: int = 500, in_stage: int = 500, role: str =
         (deployed("canary", 1), seen(-0.01, 0.01), 2, "advance"),
         (deployed("canary", 2), seen(-0.01, 0.01), 2, "promote"),
         (deployed("canary", 2), seen(0.001, 0.01), 0.1, "rollback"),
-        (deployed("canary", 1), seen(-0.01, 0.03), 14, "rollback"),
+        (deployed("canary", 1), seen(-0.01, 0.05), 14, "rollback"),
     ],
 )
 def test_verdicts(candidate: Deployed, view: Look, after_days: float, move: str) -> None:
@@ -93,17 +97,23 @@ def test_a_look_counts_the_stage_and_keeps_its_history(world: World) -> None:
         log(world, f"r{i}", at, {(1, "live"): 0.5, (2, "shadow"): 0.5 + 0.01 * (i % 7)})
         label(world, f"r{i}", 1.0, at + HOUR_US)
     candidate = replace(deployed(), since_us=START + 2 * DAY_US)
-    found = look(world.loop, world.service, candidate, 1, START + 10 * DAY_US, 0.02)
+    found = look(world.loop, world.service, candidate, 1, START + 10 * DAY_US, (0.02, 6))
     assert (found.interval.n, found.in_stage) == (40, 20)
     assert [point[1] for point in found.series] == [10, 20, 30, 40]
     assert found.series[-1][2:] == (found.interval.mean, found.interval.low, found.interval.high)
-    assert found.interval.design_effect == pytest.approx(1 + 9 * 0.02)
+    assert found.interval.design_effect == pytest.approx(1 + 9 * found.icc)
     body = found.as_json()
-    assert (body["n"], body["icc"], len(body["series"])) == (40, 0.02, 4)
+    assert (body["n"], body["icc"], len(body["series"])) == (40, found.icc, 4)
+
+
+def test_a_rollout_without_canaries_goes_from_shadow_to_live() -> None:
+    bare = Rollout(shadow="1d", canary=(), margin=0.02)
+    assert verdict(bare, deployed(), seen(-0.01, 0.03), START + DAY_US)[0] == "wait"
+    assert verdict(bare, deployed(), seen(-0.01, 0.01), START + DAY_US)[0] == "promote"
 
 
 def test_nothing_labelled_is_no_interval_and_no_decision(world: World) -> None:
-    found = look(world.loop, world.service, deployed(), 1, START + DAY_US, None)
+    found = look(world.loop, world.service, deployed(), 1, START + DAY_US)
     assert (found.interval.low, found.interval.high, found.interval.n) == (-inf, inf, 0)
     assert found.mean_live is None
     assert decide(world.loop, world.service, deployed(), 1, found, START + DAY_US) is None

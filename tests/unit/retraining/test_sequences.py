@@ -7,9 +7,11 @@ from math import inf, isinf
 import numpy as np
 import pytest
 
-from tidemill.retraining.sequences import DEFAULT_ICC, Sums, asymptotic, empirical_bernstein, intraclass, sums
+from tidemill.core.definitions import Rollout
+from tidemill.retraining.rollout import interval
+from tidemill.retraining.sequences import DEFAULT_ICC, Sums, asymptotic, empirical_bernstein, intraclass, sums, upper_icc
 
-ALPHA, MIN_LABELS, GATE_DAYS, DAYS = 0.05, 100, 14, 14
+ALPHA, MIN_LABELS, GATE_DAYS, DAYS = 0.05, 100, 7, 14
 
 
 def day_of(rng: np.random.Generator, count: int, icc: float, mean: float = 0.0) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
@@ -56,31 +58,41 @@ def test_it_is_wider_than_one_fixed_look_but_not_by_much_and_shrinks() -> None:
 def test_the_intraclass_correlation_is_found_with_its_upper_limit() -> None:
     rng = np.random.default_rng(4)
     block = np.repeat(np.arange(60), 200)
-    found, upper = intraclass(np.concatenate([day_of(rng, 200, 0.05) for _ in range(60)]), block)
+    found, degrees = intraclass(np.concatenate([day_of(rng, 200, 0.05) for _ in range(60)]), block)
     assert found == pytest.approx(0.05, abs=0.025)
-    assert upper > found
-    assert intraclass(np.zeros(20), np.repeat([0, 1], 10)) == (0.0, 0.0)
-    assert intraclass(rng.normal(size=5), np.zeros(5, dtype=np.int64)) == (0.0, DEFAULT_ICC)
+    assert degrees == 59
+    assert intraclass(np.zeros(20), np.repeat([0, 1], 10)) == (0.0, 1)
+    assert intraclass(rng.normal(size=5), np.zeros(5, dtype=np.int64)) == (0.0, 0)
+
+
+def test_the_upper_limit_comes_down_with_more_blocks_and_pools_what_is_known() -> None:
+    limits = [upper_icc((0.02, degrees), size=900) for degrees in (4, 13, 60)]
+    assert limits == sorted(limits, reverse=True)
+    assert limits[-1] > 0.02
+    assert upper_icc((0.02, 30), (0.02, 30), size=900) == pytest.approx(limits[-1])
+    assert upper_icc((0.0, 0), (0.0, 0), size=900) == DEFAULT_ICC == upper_icc((0.2, 5), size=0)
 
 
 def rates(
     runs: int, *, icc: float, mean: float, rows: int, margin: float = 0.05, honest: bool = True, seed: int = 0
 ) -> tuple[float, float]:
-    """Shares of simulated rollouts in which harm (lower end > 0), and safety (upper end <= margin), was claimed at any of four looks a day."""
+    """Shares of simulated rollouts in which harm (lower end > 0), and safety (upper end <= margin), was claimed at any look, four a day."""
     rng = np.random.default_rng(seed)
-    gate_blocks = np.repeat(np.arange(GATE_DAYS), 900)
+    gate_blocks, plan = np.repeat(np.arange(GATE_DAYS), 900), Rollout(alpha=ALPHA, min_labels=MIN_LABELS)
     harm = safe = 0
     for _ in range(runs):
-        used = intraclass(np.concatenate([day_of(rng, 900, icc) for _ in range(GATE_DAYS)]), gate_blocks)[1] if honest else 0.0
+        gated = intraclass(np.concatenate([day_of(rng, 900, icc) for _ in range(GATE_DAYS)]), gate_blocks)
+        days = [day_of(rng, rows, icc, mean) for _ in range(DAYS)]
         so_far, claimed_harm, claimed_safe = Sums(), False, False
-        for _ in range(DAYS):
-            d = day_of(rng, rows, icc, mean)
+        for number, d in enumerate(days):
+            past = np.concatenate(days[: number + 1])
+            own = intraclass(past, np.repeat(np.arange(number + 1), rows))
+            used = upper_icc(gated, own, size=rows) if honest else 0.0
             looks = [so_far + sums(d[: rows * k // 4], np.zeros(rows * k // 4, dtype=np.int64)) for k in (1, 2, 3, 4)]
-            for look in looks:
-                if look.n >= MIN_LABELS:
-                    found = asymptotic(look, alpha=ALPHA, target=5 * MIN_LABELS, icc=used)
-                    claimed_harm |= found.low > 0
-                    claimed_safe |= found.high <= margin
+            for look in (look for look in looks if look.n >= MIN_LABELS):
+                found = interval(look, plan, used)
+                claimed_harm |= found.low > 0
+                claimed_safe |= found.high <= margin
             so_far = looks[-1]
         harm += claimed_harm
         safe += claimed_safe
@@ -96,8 +108,8 @@ def test_looking_all_the_time_rolls_equals_back_no_more_often_than_stated(icc: f
 
 def test_harm_beyond_the_margin_is_called_safe_no_more_often_than_stated() -> None:
     runs = 300
-    _, safe = rates(runs, icc=0.02, mean=0.0501, rows=900)
-    assert safe <= ALPHA / 2 + 3 * (ALPHA / 2 / runs) ** 0.5
+    _, safe = rates(runs, icc=0.02, mean=0.05, rows=900)
+    assert safe <= ALPHA + 3 * (ALPHA / runs) ** 0.5
 
 
 def test_without_the_design_effect_the_promise_would_be_broken() -> None:
@@ -112,9 +124,8 @@ def test_two_thousand_rollouts_keep_the_rates(icc: float, rows: int) -> None:
     runs = 2000
     harm, _ = rates(runs, icc=icc, mean=0.0, rows=rows, seed=1)
     _, safe = rates(runs, icc=icc, mean=0.05, rows=rows, seed=2)
-    bound = ALPHA / 2 + 3 * (ALPHA / 2 / runs) ** 0.5
-    assert harm <= bound
-    assert safe <= bound
+    assert harm <= ALPHA / 2 + 3 * (ALPHA / 2 / runs) ** 0.5
+    assert safe <= ALPHA + 3 * (ALPHA / runs) ** 0.5
 
 
 def test_empirical_bernstein_holds_exactly_and_is_strict() -> None:
