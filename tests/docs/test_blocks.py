@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from blocks import ROOT, RUN, SHOWN, Block, Reader, blocks, commands, copied, markdown, matches
+from tests.support.blocks import ROOT, RUN, SHOWN, Block, Reader, blocks, commands, copied, markdown, matches
 
 ON_A_PROJECT = [p for p in markdown() if p.parent.name == "how-to" and p.name != "start-a-project.md"]
 ALONE = [p for p in markdown() if p not in ON_A_PROJECT]
