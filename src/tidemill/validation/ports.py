@@ -17,7 +17,7 @@ class ColumnRules:
     """What one column must satisfy; a None rule is not checked.
 
     `null_fraction`: greatest share of nulls (0 to 1). `low`, `high`: inclusive bounds (numbers; times as microseconds).
-    `domain`: allowed texts; `outside`: greatest share of values outside it. `quantiles`: {"0.5": [low, high]} bounds of the batch's quantiles.
+    `domain`: allowed texts; `outside`: greatest share of values outside the bounds or the domain (a share above zero always allows one row). `quantiles`: {"0.5": [low, high]} bounds of the batch's quantiles.
     """
 
     name: str
@@ -80,7 +80,7 @@ class Profile(Protocol):
         ...
 
     def column(self, name: str) -> Mapping[str, Any]:
-        """Figures of one column: kind, n, nulls, and for numbers min, max, mean, std, quantiles {"0.05": …}, histogram {"edges", "counts"}; for texts distinct and top [[value, n], …]."""
+        """Figures of one column: kind, n (values that are not null), nulls (NaN is one), and for numbers min, max, mean, std, quantiles {"0.05": …}, histogram {"edges", "counts"}; for texts distinct and top [[value, n], …]."""
         ...
 
     def columns(self) -> list[str]:
@@ -99,6 +99,7 @@ class Profiler(Protocol):
         mergeable: profile(a).merge(profile(b)) equals profile(a + b): counts, nulls, min, max exactly; mean and std to 1e-9; quantile ranks within 0.02.
         lossless: load(p.to_bytes()) answers as p does.
         total: every Arrow column type gets a profile; an empty table has one too.
+        repeatable: equal rows give equal bytes, so a replay of history writes the same profiles.
     """
 
     def profile(self, rows: pa.Table, columns: Sequence[str] | None = None) -> Profile:

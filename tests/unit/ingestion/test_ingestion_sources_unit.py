@@ -94,8 +94,17 @@ def test_csv_nulls_texts_and_times() -> None:
 
 
 @pytest.mark.parametrize(
+    "body", [b'[{"at": "2013-01-01", "n": 1},\n {"at": "2013-01-02"}]', b'{"at": "2013-01-01", "n": 1}\n{"at": "2013-01-02"}']
+)
+def test_json_is_lines_or_a_list(body: bytes) -> None:
+    assert read_rows("a.json", body, TABLE)["n"].to_pylist() == [1, None]
+
+
+@pytest.mark.parametrize(
     ("name", "body", "message"),
     [
+        ("a.json", b"[1, 2]", "cannot be read as JSON"),
+        ("a.json", b"[{]", "cannot be read as JSON"),
         ("a.csv", b"at,n\n2013-01-01\n", "cannot be read as CSV"),
         ("a.csv", b"at,at\n2013-01-01,2013-01-01\n", "has the column 'at' twice"),
         ("a.csv", b"at\nyesterday\n", "'yesterday' is not an ISO 8601 time"),

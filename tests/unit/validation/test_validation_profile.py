@@ -29,10 +29,14 @@ def test_small_sketches_are_exact() -> None:
 
 
 def test_a_sketch_stays_small_however_much_is_merged() -> None:
-    sketch = Quantiles()
-    for part in np.array_split(np.random.default_rng(1).normal(size=200_000), 400):
+    sketch, values = Quantiles(), np.random.default_rng(1).normal(size=200_000)
+    for part in np.array_split(values, 2_000):
         sketch = sketch.merge(Quantiles.of(part))
     assert sketch.n == 200_000
+    ranks = np.arange(1, 100) / 100
+    off = np.searchsorted(np.sort(values), sketch.at(ranks)) / 200_000 - ranks
+    assert np.abs(off).max() < 0.01
+    assert abs(off.mean()) < 0.003  # errors cancel
     assert sum(len(level) for level in sketch.pack()[1]) < 2 * K * 8 * 12
 
 

@@ -68,11 +68,13 @@ def test_inferring_needs_rows() -> None:
 
 def test_what_is_inferred_survives_the_file(tmp_path: Path) -> None:
     rows = pa.table({"a": ["x", "y"] * 50, "b": [i / 7 for i in range(100)], "n": [None] * 100, "k": [True, None] * 50})
+    rows = rows.append_column("at", pa.array(range(100), pa.timestamp("us", tz="UTC")))
     store, schema = YamlSchemaStore(tmp_path), infer("t", rows, unique=("b",))
     store.save(schema)
     assert store.find("t") == schema
     rules = {column.name: column for column in schema.columns}
     assert rules["a"].domain == ("x", "y")
     assert rules["b"].null_fraction == 0.0
+    assert rules["at"].null_fraction == 0.0
     assert rules["n"].null_fraction is None
     assert rules["k"].null_fraction is None

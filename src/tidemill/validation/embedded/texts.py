@@ -1,6 +1,7 @@
 """Counting texts: exactly while they are few, then with sketches of fixed size."""
 
 from collections.abc import Iterable, Mapping
+from heapq import nsmallest
 
 import datasketches as ds
 
@@ -63,7 +64,7 @@ class Texts:
         else:
             items = ds.frequent_strings_sketch.deserialize(self._frequent)
             found = [(i[0], i[1]) for i in items.get_frequent_items(ds.frequent_items_error_type.NO_FALSE_NEGATIVES)]
-        return sorted(found, key=lambda pair: (-pair[1], pair[0]))[:limit]
+        return nsmallest(limit, found, key=lambda pair: (-pair[1], pair[0]))
 
     def counts(self, values: Iterable[str]) -> list[int]:
         """How often each of `values` occurs."""
