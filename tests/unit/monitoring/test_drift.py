@@ -20,9 +20,9 @@ from tidemill.monitoring.drift import baseline_subject, keep_profile, served_inp
 from tidemill.monitoring.ports import Observation
 from tidemill.registry.ports import ModelVersion
 from tidemill.serving.ports import Prediction
-from tidemill.validation.embedded import DuckProfiler
+from tidemill.validation.embedded import SketchProfiler
 
-PROFILER = DuckProfiler()
+PROFILER = SketchProfiler()
 
 
 def table(seed: int, shift: float = 0.0, n: int = 2000) -> pa.Table:

@@ -3,6 +3,4 @@
 from tidemill.validation.embedded.profiler import SketchProfiler
 from tidemill.validation.embedded.schemas import YamlSchemaStore
 
-DuckProfiler = SketchProfiler
-
-__all__ = ["DuckProfiler", "SketchProfiler", "YamlSchemaStore"]
+__all__ = ["SketchProfiler", "YamlSchemaStore"]
