@@ -22,6 +22,7 @@ NASTY = (
     ")",
     "* OR *",
     'a" OR "b',
+    'late"',
     "NEAR(a b)",
     "name:x",
     "-",
@@ -65,6 +66,8 @@ class CatalogContract(Contract):
 
     def test_words_that_engines_read_as_syntax(self, catalog: Catalog) -> None:
         catalog.put([Entry("table", "or-not", "delays and near misses")])
+        catalog.put([Entry("table", 'six"inches', "long")])
+        assert [e.name for e in catalog.search('six"inch')] == ['six"inches']
         for text in ("or", "AND", "near", "NOT", "or-not", "delays AND near"):
             assert [e.name for e in catalog.search(text)] == ["or-not"], text
 
