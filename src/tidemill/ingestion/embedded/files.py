@@ -49,8 +49,7 @@ class FilesSource:
         behind = _behind(files, after)
         again = behind > 0 and after != _cursor(files[behind - 1], marks[behind - 1])
         for index in range(0 if again else behind, len(files)):
-            cursor = _cursor(files[index], marks[index]) if index >= behind - 1 else after
-            yield self._batch(files[index], str(cursor))
+            yield self._batch(files[index], _cursor(files[index], marks[index]))
 
     def _list(self, until_us: int) -> list[_File]:
         """Every file that has come as a batch, in order."""
