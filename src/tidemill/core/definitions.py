@@ -238,8 +238,8 @@ class Gate:
 class Rollout:
     """Shadow for a while, then each canary weight for `bake`, then live; back at once when labelled quality is worse.
 
-    `margin`: how much the service as a whole may lose (in the gate's metric) at the next weight, by the upper end of the candidate's
-    interval; at the last step it is the margin of the model itself. Not settled within `give_up`, it is taken back.
+    `margin`: how much the service as a whole may lose (in the gate's metric) at the next weight, by the upper bound of what the
+    candidate has cost so far; at the last step it is the margin of the model itself. Not settled within `give_up`, it is taken back.
     """
 
     shadow: str = "1d"

@@ -8,18 +8,21 @@ Late labels are not missing at random (a flight that is not yet known to be late
 enter in the order of their requests, up to the first whose label may still come; the order does not depend on the labels, and a
 confidence sequence holds at every prefix.
 
-What a candidate may cost depends on how much it answers: it goes on to weight w when w times the upper end of its
-interval is at most the margin, so that the service as a whole loses no more. A first canary of 10 % needs little evidence, the last step needs
-the interval itself below the margin.
+Two questions, two bounds. *Is the candidate worse?* is about days in general: weather makes whole days good or bad for one
+model, so the interval [low, high] counts correlated rows for less (see `sequences`), and it is harm when `low` is above zero. *What has it cost
+so far?* is about the traffic it was given, whatever the weather was: `bound` is the upper end for the running mean of the conditional
+means (the same paper, for means that vary in time), which rows settle quickly. That a model is better on days in general was
+shown at the gate, over many days; the rollout watches for what only shows online. What a candidate may cost depends on how much it
+answers: it goes on to weight w when w * `bound` is at most the margin, so that the service as a whole loses no more.
 
 Errors: shadow and canary have a sequence of their own. Each claims harm wrongly with probability at most alpha/2, so over a whole
-rollout a candidate that is no worse is rolled back with probability at most alpha. A candidate that is worse than the margin
-must get through every step, the last one with probability at most alpha: [low, high] holds at 1 - alpha/2 below and 1 - alpha above.
+rollout a candidate that is no worse is rolled back with probability at most alpha. A candidate that has cost more than the margin goes
+live with probability at most alpha.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from math import inf
 from typing import Any, Literal
 
@@ -32,7 +35,7 @@ from tidemill.core.instants import format_duration, parse_duration
 from tidemill.monitoring.losses import row_losses
 from tidemill.monitoring.quality import labelled
 from tidemill.retraining.ports import Decision, Loop
-from tidemill.retraining.sequences import Interval, Sums, asymptotic, intraclass, upper_icc
+from tidemill.retraining.sequences import Interval, Sums, asymptotic, intraclass, sums, upper_icc
 from tidemill.retraining.transitions import Deployed
 
 Floats = npt.NDArray[np.float64]
@@ -62,6 +65,7 @@ class Look:
     mean_live: float | None
     mean_candidate: float | None
     icc: float
+    bound: float = inf
     series: tuple[tuple[int, int, float, float, float], ...] = ()
 
     def as_json(self) -> dict[str, Any]:
@@ -110,6 +114,7 @@ def look(loop: Loop, service: Service, candidate: Deployed, live_version: int, n
         mean_live=float(theirs.mean()) if theirs.size else None,
         mean_candidate=float(mine.mean()) if mine.size else None,
         icc=icc,
+        bound=bound(sums(pairs.difference, blocks), service.rollout),
         series=tuple((end, i.n, i.mean, i.low, i.high) for end, i in series),
     )
 
@@ -132,10 +137,13 @@ def _series(pairs: Pairs, block_us: int, rollout: Rollout, icc: float) -> list[t
 
 
 def interval(so_far: Sums, rollout: Rollout, icc: float) -> Interval:
-    """The interval that the rollout acts on: its low end holds at 1 - alpha/2, its high end at 1 - alpha, at all looks at once."""
-    target = TARGET * rollout.min_labels
-    high = asymptotic(so_far, alpha=2 * rollout.alpha, target=target, icc=icc).high
-    return replace(asymptotic(so_far, alpha=rollout.alpha, target=target, icc=icc), high=high)
+    """The interval of the mean difference over days in general; each end errs with probability at most alpha/2 over all looks."""
+    return asymptotic(so_far, alpha=rollout.alpha, target=TARGET * rollout.min_labels, icc=icc)
+
+
+def bound(so_far: Sums, rollout: Rollout) -> float:
+    """The upper end of what the candidate has cost a request so far; it errs with probability at most alpha over all looks."""
+    return asymptotic(so_far, alpha=2 * rollout.alpha, target=TARGET * rollout.min_labels, icc=0.0).high
 
 
 def next_weight(rollout: Rollout, candidate: Deployed) -> float:
@@ -152,8 +160,13 @@ def verdict(rollout: Rollout, candidate: Deployed, seen: Look, now_us: int) -> t
         return harm, f"shown to be worse: {figures}"
     weight = next_weight(rollout, candidate)
     stay = rollout.shadow if candidate.role == "shadow" else rollout.bake
-    if now_us - candidate.since_us >= parse_duration(stay) and seen.in_stage >= rollout.min_labels and i.high * weight <= rollout.margin:
-        return "promote" if weight == 1.0 else "advance", f"at {weight:.0%} it costs at most {rollout.margin:g}: {figures}"
+    if (
+        now_us - candidate.since_us >= parse_duration(stay)
+        and seen.in_stage >= rollout.min_labels
+        and seen.bound * weight <= rollout.margin
+    ):
+        cost = f"it has cost at most {seen.bound:+.4f}, so at {weight:.0%} no more than the margin of {rollout.margin:g}"
+        return "promote" if weight == 1.0 else "advance", f"{cost}: {figures}"
     if now_us - candidate.started_us >= parse_duration(rollout.give_up):
         return harm, f"not settled within {format_duration(parse_duration(rollout.give_up))}: {figures}"
     return "wait", figures

@@ -75,7 +75,7 @@ def test_a_better_model_goes_through_shadow_and_canaries_to_live(make: Make) -> 
     promoted = decisions.listing(world.loop.ledger, kind="rollout")[0]
     series = promoted.evidence["series"]
     assert [s[1] for s in series] == sorted(s[1] for s in series)
-    assert promoted.evidence["high"] <= promoted.evidence["margin"]
+    assert promoted.evidence["bound"] <= promoted.evidence["margin"]
     assert promoted.evidence["n"] >= 100
 
 

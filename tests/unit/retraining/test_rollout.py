@@ -24,8 +24,8 @@ def deployed(role: str = "shadow", stage: int = 0, since_us: int = START) -> Dep
     return Deployed("d2", "delay", "delay", 2, role, 0.0, stage, "x", since_us, START, None)
 
 
-def seen(low: float, high: float, n: int = 500, in_stage: int = 500, role: str = "shadow") -> Look:
-    return Look(role, Interval((low + high) / 2, low, high, n, 1.0), in_stage, 0, 0.5, 0.5, 0.01)
+def seen(low: float, bound: float, n: int = 500, in_stage: int = 500, role: str = "shadow") -> Look:
+    return Look(role, Interval((low + bound) / 2, low, bound + 0.5, n, 1.0), in_stage, 0, 0.5, 0.5, 0.01, bound)
 
 
 @pytest.mark.parametrize(
@@ -102,6 +102,7 @@ def test_a_look_counts_the_stage_and_keeps_its_history(world: World) -> None:
     assert [point[1] for point in found.series] == [10, 20, 30, 40]
     assert found.series[-1][2:] == (found.interval.mean, found.interval.low, found.interval.high)
     assert found.interval.design_effect == pytest.approx(1 + 9 * found.icc)
+    assert found.interval.mean < found.bound < found.interval.high
     body = found.as_json()
     assert (body["n"], body["icc"], len(body["series"])) == (40, found.icc, 4)
 

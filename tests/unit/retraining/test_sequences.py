@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tidemill.core.definitions import Rollout
-from tidemill.retraining.rollout import interval
+from tidemill.retraining.rollout import bound, interval
 from tidemill.retraining.sequences import DEFAULT_ICC, Sums, asymptotic, empirical_bernstein, intraclass, sums, upper_icc
 
 ALPHA, MIN_LABELS, GATE_DAYS, DAYS = 0.05, 100, 7, 14
@@ -76,27 +76,33 @@ def test_the_upper_limit_comes_down_with_more_blocks_and_pools_what_is_known() -
 def rates(
     runs: int, *, icc: float, mean: float, rows: int, margin: float = 0.05, honest: bool = True, seed: int = 0
 ) -> tuple[float, float]:
-    """Shares of simulated rollouts in which harm (lower end > 0), and safety (upper end <= margin), was claimed at any look, four a day."""
+    """Simulate rollouts with four looks a day.
+
+    Returns:
+        The shares in which harm was claimed at any look (lower end > 0), and in which a cost of at most the margin was claimed at any
+        look at which the traffic so far, with the luck of its days, had really cost more.
+    """
     rng = np.random.default_rng(seed)
     gate_blocks, plan = np.repeat(np.arange(GATE_DAYS), 900), Rollout(alpha=ALPHA, min_labels=MIN_LABELS)
-    harm = safe = 0
+    harm = wrongly_safe = 0
     for _ in range(runs):
         gated = intraclass(np.concatenate([day_of(rng, 900, icc) for _ in range(GATE_DAYS)]), gate_blocks)
-        days = [day_of(rng, rows, icc, mean) for _ in range(DAYS)]
-        so_far, claimed_harm, claimed_safe = Sums(), False, False
+        luck = mean + icc**0.5 * rng.normal(size=DAYS)
+        days = [luck_of_day + (1 - icc) ** 0.5 * rng.standard_t(4, size=rows) / 2**0.5 for luck_of_day in luck]
+        so_far, claimed_harm, wrong = Sums(), False, False
         for number, d in enumerate(days):
-            past = np.concatenate(days[: number + 1])
-            own = intraclass(past, np.repeat(np.arange(number + 1), rows))
+            own = intraclass(np.concatenate(days[: number + 1]), np.repeat(np.arange(number + 1), rows))
             used = upper_icc(gated, own, size=rows) if honest else 0.0
-            looks = [so_far + sums(d[: rows * k // 4], np.zeros(rows * k // 4, dtype=np.int64)) for k in (1, 2, 3, 4)]
-            for look in (look for look in looks if look.n >= MIN_LABELS):
-                found = interval(look, plan, used)
-                claimed_harm |= found.low > 0
-                claimed_safe |= found.high <= margin
-            so_far = looks[-1]
+            before = so_far
+            for count in (rows // 4, rows // 2, rows * 3 // 4, rows):
+                so_far = before + sums(d[:count], np.zeros(count, dtype=np.int64))
+                if so_far.n >= MIN_LABELS:
+                    cost = (luck[:number].sum() * rows + luck[number] * count) / so_far.n
+                    claimed_harm |= interval(so_far, plan, used).low > 0
+                    wrong |= bool(bound(so_far, plan) <= margin < cost)
         harm += claimed_harm
-        safe += claimed_safe
-    return harm / runs, safe / runs
+        wrongly_safe += wrong
+    return harm / runs, wrongly_safe / runs
 
 
 @pytest.mark.parametrize(("icc", "rows"), [(0.0, 90), (0.02, 90), (0.02, 900)])
@@ -106,9 +112,10 @@ def test_looking_all_the_time_rolls_equals_back_no_more_often_than_stated(icc: f
     assert harm <= ALPHA / 2 + 3 * (ALPHA / 2 / runs) ** 0.5
 
 
-def test_harm_beyond_the_margin_is_called_safe_no_more_often_than_stated() -> None:
+@pytest.mark.parametrize("icc", [0.0, 0.02])
+def test_what_cost_more_than_the_margin_is_called_safe_no_more_often_than_stated(icc: float) -> None:
     runs = 300
-    _, safe = rates(runs, icc=0.02, mean=0.05, rows=900)
+    _, safe = rates(runs, icc=icc, mean=0.051, rows=900)
     assert safe <= ALPHA + 3 * (ALPHA / runs) ** 0.5
 
 
@@ -123,7 +130,7 @@ def test_without_the_design_effect_the_promise_would_be_broken() -> None:
 def test_two_thousand_rollouts_keep_the_rates(icc: float, rows: int) -> None:
     runs = 2000
     harm, _ = rates(runs, icc=icc, mean=0.0, rows=rows, seed=1)
-    _, safe = rates(runs, icc=icc, mean=0.05, rows=rows, seed=2)
+    _, safe = rates(runs, icc=icc, mean=0.051, rows=rows, seed=2)
     assert harm <= ALPHA / 2 + 3 * (ALPHA / 2 / runs) ** 0.5
     assert safe <= ALPHA + 3 * (ALPHA / runs) ** 0.5
 
