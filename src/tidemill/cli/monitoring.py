@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -40,8 +41,9 @@ def monitor_command(
         return
     rows = []
     for found, windows in series.items():
-        values = [w["value"] for w in windows][-60:]
-        last = next((w for w in reversed(windows) if w["value"] is not None), {})
+        course = one_course(windows)
+        values = [w["value"] for w in course][-60:]
+        last: dict[str, Any] = next((w for w in reversed(course) if w["value"] is not None), {})
         rows.append(
             {"objective": found, "course": sparkline(values), **{k: last.get(k) for k in ("value", "low", "high", "n", "until_us")}}
         )
@@ -51,6 +53,16 @@ def monitor_command(
         as_json=False,
         empty="nothing observed yet; it takes predictions",
     )
+
+
+def one_course(windows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One window for each end: that of the service as a whole (version 0), else that of the newest version."""
+    chosen: dict[int, dict[str, Any]] = {}
+    for window in windows:
+        other = chosen.get(window["until_us"])
+        if other is None or (window["version"] == 0, window["version"]) > (other["version"] == 0, other["version"]):
+            chosen[window["until_us"]] = window
+    return [chosen[until] for until in sorted(chosen)]
 
 
 @click.group("labels", invoke_without_command=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tidemill.cli.monitoring import one_course
 from tidemill.cli.output import cell, plain, progress, show_rows, sparkline
 from tidemill.cli.screen import plot, show_replay, show_why
 
@@ -112,3 +113,8 @@ def test_why_is_a_tree_from_the_prediction_to_the_rows(capsys: pytest.CaptureFix
     out = capsys.readouterr().out
     for text in ("p1", "models:/s/2", "decision-1", "cause: drift", "snapshot 17", "v__x = 3", "not yet known", "hour = 7", "on demand"):
         assert text in out
+
+
+def test_a_course_has_one_window_for_each_end() -> None:
+    windows = [{"until_us": u, "version": v, "value": v} for u, v in [(1, 1), (2, 1), (2, 2), (3, 2), (3, 0), (3, 3)]]
+    assert [w["version"] for w in one_course(windows)] == [1, 2, 0]
