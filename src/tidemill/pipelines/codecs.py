@@ -20,6 +20,7 @@ from tidemill.versioning.ports import BlobStore
 
 INLINE_BYTES = 16_384
 """JSON up to this size is kept in the ledger itself, beside its digest."""
+_HEAD = b"tidemill json\n"  # so that the number 1 and the bytes b"1" have different digests
 
 
 class JsonCodec:
@@ -45,14 +46,18 @@ class JsonCodec:
     @staticmethod
     def _one(value: Any, blobs: BlobStore) -> dict[str, Any]:
         plain = _plain(value)
-        body = digests.canonical_json(plain)
+        body = _HEAD + digests.canonical_json(plain)
         if len(body) <= INLINE_BYTES:
             return {"digest": digests.of_bytes(body), "size_bytes": len(body), "value": plain}
         return {"digest": blobs.put(body), "size_bytes": len(body)}
 
     def load(self, description: Mapping[str, Any], blobs: BlobStore) -> Any:
         """Read it back. Raises `CorruptError`."""
-        plain = description["value"] if "value" in description else json.loads(blobs.fetch(description["digest"]).read_bytes())
+        plain = (
+            description["value"]
+            if "value" in description
+            else json.loads(blobs.fetch(description["digest"]).read_bytes().removeprefix(_HEAD))
+        )
         return _rich(plain)
 
 
