@@ -72,7 +72,8 @@ class Look:
         """For evidence and the console; `series` has [until_us, n, mean, low, high]."""
         body = asdict(self) | asdict(self.interval)
         del body["interval"]
-        return body | {"series": [list(point) for point in self.series], "effect": "candidate - live, positive is worse"}
+        body["series"] = [list(point) for point in self.series]
+        return body | {"effect": self.interval.mean, "compares": "candidate - live, positive is worse"}
 
 
 def pair(loop: Loop, service: Service, candidate: Deployed, live_version: int, now_us: int) -> tuple[Pairs, Floats, Floats]:
