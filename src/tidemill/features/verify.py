@@ -23,6 +23,7 @@ TOLERANCE = 1e-9
 """Relative difference up to which two floats are equal."""
 _CHUNK = 100_000
 _EXAMPLES = 12
+_NUMBERS = {float, int, bool, type(None)}
 
 
 @dataclass(slots=True)
@@ -61,20 +62,21 @@ def verify(
     rows = values = 0
     by_column: dict[str, int] = {}
     found: dict[str, list[Found]] = {}
-    stream = (p for p in served if all(name in p.request for name in service.request_columns if name != AT))
+    needed = [name for name in service.request_columns if name != AT]
+    stream = (p for p in served if all(name in p.request for name in needed))
     for chunk in _chunks(stream, _CHUNK):
         expected = recompute(service, chunk, offline, scans)
         rows += len(chunk)
         for columns, places in _by_columns(chunk).items():
+            given = dict(zip(columns, zip(*(chunk[i].values for i in places), strict=True), strict=True))
             known = [c for c in columns if c in service.columns]
             values += len(known) * len(places)
             for column in known:
-                given = [chunk[i].values[columns.index(column)] for i in places]
-                wanted = expected[column].take(pa.array(places))
-                different = np.flatnonzero(~equal(given, wanted))
+                wanted = expected[column] if len(places) == len(chunk) else expected[column].take(pa.array(places))
+                different = np.flatnonzero(~equal(given[column], wanted))
                 by_column[column] = by_column.get(column, 0) + len(different)
                 for i in different[: _EXAMPLES - len(found.get(column, ()))]:
-                    found.setdefault(column, []).append(Found(chunk[places[i]], column, given[i], wanted[int(i)].as_py()))
+                    found.setdefault(column, []).append(Found(chunk[places[i]], column, given[column][i], wanted[int(i)].as_py()))
         progress(rows)
     examples = [e for column in found.values() for e in _explained(service, column, offline, scans)]
     return ParityReport(service.name, rows, values, sum(by_column.values()), tuple(examples), by_column)
@@ -122,19 +124,16 @@ def _micros(value: Any) -> int:
     return parse_instant(value) if isinstance(value, str) else int(value)
 
 
-def equal(served: Sequence[Any], expected: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+def equal(served: Sequence[Any], expected: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
     """Which served values the offline path confirms."""
     kind = expected.type
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind) or pa.types.is_decimal(kind):
-        wanted = np.asarray(
-            expected.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
-            if isinstance(expected, pa.Array)
-            else expected.cast(pa.float64(), safe=False).to_numpy()
-        )
-        numeric = np.fromiter((v is None or isinstance(v, int | float) for v in served), dtype=bool, count=len(served))
-        given = np.array([v if ok and v is not None else np.nan for v, ok in zip(served, numeric, strict=True)], dtype=np.float64)
-        close = np.isclose(given, wanted, rtol=TOLERANCE, atol=0.0) | (np.isnan(given) & np.isnan(wanted))
-        return np.asarray(numeric & close)
+        wanted = np.asarray(expected.cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)
+        if set(map(type, served)) <= _NUMBERS:
+            given = np.array(served, dtype=np.float64)
+            return np.asarray(np.isclose(given, wanted, rtol=TOLERANCE, atol=0.0) | (np.isnan(given) & np.isnan(wanted)))
+        numeric = np.fromiter((type(v) in _NUMBERS for v in served), dtype=bool, count=len(served))
+        return numeric & equal([v if n else None for v, n in zip(served, numeric, strict=True)], expected)
     wanted_values = expected.to_pylist()
     return np.fromiter((_same(a, b) for a, b in zip(served, wanted_values, strict=True)), dtype=bool, count=len(served))
 
