@@ -26,7 +26,13 @@ class ProcessTrainer:
             raise InvalidError(f"{name or function!r} cannot run in another process: define it at the top of a module that can be imported")
         call = pickle.dumps({"path": sys.path, "module": module, "name": name, "args": pickle.dumps(tuple(args))})
         threads = str(max(1, math.ceil(cpus)))
-        env = {"OMP_WAIT_POLICY": "passive", **os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads, "ARROW_NUM_THREADS": threads}
+        env = {
+            "OMP_WAIT_POLICY": "passive",
+            **os.environ,
+            "OMP_NUM_THREADS": threads,
+            "OPENBLAS_NUM_THREADS": threads,
+            "ARROW_NUM_THREADS": threads,
+        }
         reading, writing = os.pipe()
         with os.fdopen(reading, "rb") as answers:
             process = subprocess.Popen(

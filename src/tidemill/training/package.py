@@ -135,30 +135,9 @@ def _difference(booster: Any, onnx: bytes, x: Matrix) -> float:
 def _mlmodel(model: Model, files: Mapping[str, bytes]) -> bytes:
     """The MLmodel file: python_function (over LightGBM), lightgbm and onnx flavors, and the signature of the encoded inputs."""
     body = digests.of_tree({name: digests.of_bytes(data) for name, data in files.items()})
-    environment = {"conda": "conda.yaml", "virtualenv": "python_env.yaml"}
     inputs = [{"type": "double", "name": name, "required": True} for name in model.features]
     document = {
-        "flavors": {
-            "lightgbm": {
-                "code": None,
-                "data": "model.txt",
-                "lgb_version": metadata.version("lightgbm"),
-                "model_class": "lightgbm.basic.Booster",
-            },
-            "onnx": {
-                "code": None,
-                "data": "model.onnx",
-                "onnx_version": metadata.version("onnx"),
-                "providers": ["CPUExecutionProvider"],
-                "onnx_session_options": None,
-            },
-            "python_function": {
-                "data": "model.txt",
-                "env": environment,
-                "loader_module": "mlflow.lightgbm",
-                "python_version": platform.python_version(),
-            },
-        },
+        "flavors": _flavors(),
         "metadata": {"tidemill": "tidemill.json"},
         "mlflow_version": _MLFLOW,
         "model_size_bytes": sum(map(len, files.values())),
@@ -176,6 +155,30 @@ def _mlmodel(model: Model, files: Mapping[str, bytes]) -> bytes:
         "utc_time_created": from_us(model.trained_until_us).strftime("%Y-%m-%d %H:%M:%S.%f"),
     }
     return yaml.safe_dump(document, sort_keys=True, allow_unicode=True).encode()
+
+
+def _flavors() -> dict[str, Any]:
+    return {
+        "lightgbm": {
+            "code": None,
+            "data": "model.txt",
+            "lgb_version": metadata.version("lightgbm"),
+            "model_class": "lightgbm.basic.Booster",
+        },
+        "onnx": {
+            "code": None,
+            "data": "model.onnx",
+            "onnx_version": metadata.version("onnx"),
+            "providers": ["CPUExecutionProvider"],
+            "onnx_session_options": None,
+        },
+        "python_function": {
+            "data": "model.txt",
+            "env": {"conda": "conda.yaml", "virtualenv": "python_env.yaml"},
+            "loader_module": "mlflow.lightgbm",
+            "python_version": platform.python_version(),
+        },
+    }
 
 
 def _environment() -> dict[str, bytes]:

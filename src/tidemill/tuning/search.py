@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -48,16 +48,9 @@ def _tune(
     if rows_limit is not None and len(rows) > rows_limit:
         rows = replace(rows, table=rows.table.slice(len(rows) - rows_limit))
     before, after = evaluator.split(rows, valid)
-    function = fit.function if isinstance(fit, Step) else fit
-
-    def objective(params: Mapping[str, Any], _trial: Trial) -> float:
-        with using(replace(context, log_metric=_silent)):
-            model = function(before, **{**(fixed or {}), **params})
-            return float(evaluator.measure(model, after)["log_loss"])
-
     study = tuner.search(
         ids.derive("study", context.key or context.run_id, context.node),
-        objective,
+        _objective(fit, (before, after), dict(fixed or {}), context, evaluator),
         space,
         trials=trials,
         seed=context.seed,
@@ -66,6 +59,20 @@ def _tune(
     )
     _record(study, context)
     return dict(study.best)
+
+
+def _objective(
+    fit: Any, parts: tuple[TrainingSet, TrainingSet], fixed: Mapping[str, Any], context: StepContext, evaluator: Evaluator
+) -> Callable[[Mapping[str, Any], Trial], float]:
+    """Log loss on the second part of a model fitted on the first."""
+    function = fit.function if isinstance(fit, Step) else fit
+
+    def objective(params: Mapping[str, Any], _trial: Trial) -> float:
+        with using(replace(context, log_metric=_silent)):
+            model = function(parts[0], **{**fixed, **params})
+            return float(evaluator.measure(model, parts[1])["log_loss"])
+
+    return objective
 
 
 def _silent(_name: str, _value: float, _step: int = 0) -> None:
