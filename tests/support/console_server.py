@@ -14,8 +14,8 @@ from typing import Any, cast
 from fastapi import FastAPI
 from granian.constants import Interfaces
 from granian.server.embed import Server
-from tests.support.sample_platform import SamplePlatform, empty, sample
 
+from tests.support.sample_platform import SamplePlatform, empty, sample
 from tidemill.api.app import build_api
 from tidemill.api.needs import Needs
 from tidemill.console.app import mount

@@ -7,8 +7,8 @@ import random
 from typing import Any
 
 import sqlalchemy as sa
-from tests.support.sample_story import DAY, SERVICE, VERSIONS, Version, day, us
 
+from tests.support.sample_story import DAY, SERVICE, VERSIONS, Version, day, us
 from tidemill.core import ids
 from tidemill.ledger import schema
 from tidemill.ledger.store import Ledger, to_json
@@ -135,10 +135,27 @@ def _observe(db: sa.Connection, rng: random.Random, days: int) -> None:
     rows: list[dict[str, Any]] = []
     for number in range(day("2013-03-01"), days):
         version = max((v for v in VERSIONS if v.live_day is not None and v.live_day <= number), key=lambda v: v.live_day or 0)
-        rows += _day(rng, number, version)
+        today = _day(rng, number, version)
+        rows += [*today, *({**row, "version": 0} for row in today), *_week(rows, today)]
         if number % 7 == 6:
             rows += _drift(rng, number, version)
     _put(db, schema.observation, rows)
+
+
+def _week(before: list[dict[str, Any]], today: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The service as a whole over the last seven days."""
+    out = []
+    for row in today:
+        past = [
+            r for r in before[-60:] if r["version"] == 0 and r["objective"] == row["objective"] and r["until_us"] - r["from_us"] == DAY
+        ][-6:]
+        days = [*past, row]
+        mean, half = sum(r["value"] for r in days) / len(days), (row["high"] - row["low"]) / 4
+        total = {"n": sum(r["n"] for r in days), "covered": sum(r["covered"] for r in days)}
+        out.append(
+            {**row, **total, "version": 0, "from_us": row["until_us"] - 7 * DAY, "value": mean, "low": mean - half, "high": mean + half}
+        )
+    return out
 
 
 def season(number: int) -> float:

@@ -11,10 +11,10 @@ from typing import Any
 
 import pyarrow as pa
 import sqlalchemy as sa
+
 from tests.support.sample_definitions import DEFINITIONS, delay
 from tests.support.sample_ledger import fill
 from tests.support.sample_story import DAY, SERVICE, us
-
 from tidemill.core import ids
 from tidemill.core.clock import Clock, ReplayClock
 from tidemill.core.definitions import Definitions

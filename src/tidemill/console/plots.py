@@ -67,7 +67,7 @@ def quality(objective: str, rows: Sequence[Mapping[str, Any]], marks: Sequence[t
     traces: list[Figure] = []
     if any(r["low"] is not None for r in rows):
         traces += _band(x, [r["low"] for r in rows], [r["high"] for r in rows], "tide")
-    notes = [f"v{r['version']}, {r['covered']:,} of {r['n']:,} labelled" for r in rows]
+    notes = [f"{r['covered']:,} of {r['n']:,} labelled" for r in rows]
     traces.append(_line(objective, x, [r["value"] for r in rows], "tide", text=notes, hovertemplate="%{y:.4f}<br>%{text}<extra></extra>"))
     shapes, texts = _marks(marks)
     return _figure(traces, height=330, y=objective.replace("_", " "), shapes=shapes, annotations=texts)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from tidemill.core.instants import DAY_US, HOUR_US, SECOND_US, format_duration, from_us
 
 MINUS, DASH = "−", "–"
+_INSTANT = re.compile(r"\b[12]\d{15}\b")
 _STEPS = ((DAY_US, "d"), (HOUR_US, "h"), (60 * SECOND_US, "min"), (SECOND_US, "s"))
 
 
@@ -123,6 +125,51 @@ def happened(event: Mapping[str, Any]) -> str:
     return plain(event["kind"]).replace(".", " ")
 
 
+def because(cause: Mapping[str, Any] | None) -> str:
+    """A recorded cause in a few words; what has no words of ours is shown as it is."""
+    if not cause:
+        return DASH
+    if cause.get("kind"):
+        return plain(cause["kind"])
+    if cause.get("replaces"):
+        return f"to replace v{cause['replaces']}"
+    if "champion" in cause:
+        return f"against v{cause['champion']}" if cause["champion"] else "there was no champion"
+    if cause.get("batch"):
+        return f"batch {short(str(cause['batch']), 8)}"
+    return "passed the gate" if cause.get("decision") else compact(cause, 60)
+
+
+def timed(text: str) -> str:
+    """Text with instants of this century, which are sixteen digits long, written as times."""
+    return _INSTANT.sub(lambda found: when(int(found[0]) + 1), text)  # a bound is often the last microsecond before
+
+
+def value(given: Any) -> str:
+    """A feature's or label's value: four digits behind the point at most, and no zeros at the end."""
+    text = number(given, 4)
+    return text.rstrip("0").rstrip(".") if isinstance(given, float) and "." in text and "e" not in text else text
+
+
 FILTERS = {
-    f.__name__: f for f in (when, day, ago, number, signed, percent, short, size, seconds, milliseconds, span, plain, compact, happened)
+    f.__name__: f
+    for f in (
+        when,
+        day,
+        ago,
+        number,
+        signed,
+        percent,
+        short,
+        size,
+        seconds,
+        milliseconds,
+        span,
+        plain,
+        compact,
+        happened,
+        because,
+        timed,
+        value,
+    )
 }

@@ -52,7 +52,9 @@ def test_a_page_reads_a_bounded_part_of_the_ledger(client: Client, platform: Sam
     assert len(statements) <= 45
     assert len(answer.content) < 150_000
     listings = [s for s in statements if any(f"FROM {t}" in s for t in ("batch", "event", "observation", "decision", "metric"))]
-    assert [s for s in listings if not any(word in s for word in ("LIMIT", "GROUP BY", "DISTINCT", ".id = ?", "max(", "run_id", "subject = ?"))] == []
+    assert [
+        s for s in listings if not any(word in s for word in ("LIMIT", "GROUP BY", "DISTINCT", ".id = ?", "max(", "run_id", "subject = ?"))
+    ] == []
 
 
 def test_every_run_batch_and_decision_has_a_page(client: Client, platform: SamplePlatform) -> None:

@@ -140,6 +140,17 @@ def test_quality_marks_deployments_and_carries_coverage() -> None:
     at = int(parse_instant("2013-03-02"))
     rows = [{"until_us": at, "value": 0.5, "low": 0.4, "high": 0.6, "version": 2, "covered": 9, "n": 10}]
     figure = plots.quality("log_loss", rows, [(at, "v2")])
-    assert figure["data"][-1]["text"] == ["v2, 9 of 10 labelled"]
+    assert figure["data"][-1]["text"] == ["9 of 10 labelled"]
     assert figure["layout"]["annotations"][0]["text"] == "v2"
     assert plots.coverage(rows)["data"][0]["y"] == [0.9]
+
+
+@pytest.mark.parametrize(
+    ("cause", "said"),
+    [
+        (None, "–"), ({"kind": "new_data"}, "new data"), ({"champion": 3, "version": 4}, "against v3"), ({"champion": None}, "there was no champion"),
+        ({"version": 4, "replaces": 3}, "to replace v3"), ({"decision": "d", "replaces": None}, "passed the gate"), ({"x": 1}, '{"x": 1}'),
+    ],
+)  # fmt: skip
+def test_causes_have_words(cause: dict[str, object] | None, said: str) -> None:
+    assert words.because(cause) == said

@@ -94,8 +94,8 @@ def _serving(db: sa.Connection, service: str, objective: str) -> dict[str, Recor
         out["deploy"] = _fact("working" if trying else "ok", newest["since_us"], said)
         live = next((d for d in now if d["role"] == "live"), None)
         out["serve"] = _fact("ok", newest["since_us"], f"v{live['version']} · {live['weight']:.0%}") if live else _idle("nothing live")
-    seen = monitoring.last(db, service, objective)
-    if seen:
+    seen = next(iter(monitoring.served(db, service, objective, limit=1)), None)
+    if seen and seen["value"] is not None:
         out["monitor"] = _fact("ok", seen["until_us"], f"{objective.replace('_', ' ')} {seen['value']:.3f}")
     return out
 

@@ -30,11 +30,11 @@ def graph(nodes: Mapping[str, Sequence[str]], steps: Mapping[str, Mapping[str, A
     for node in nodes:
         columns.setdefault(deep[node], []).append(node)
     tallest = max(len(column) for column in columns.values())
-    height = tallest * (BOX_H + GAP_Y) - GAP_Y + 2 * PAD
+    height = tallest * (BOX_H + GAP_Y) + 2 * PAD
     width = len(columns) * (BOX_W + GAP_X) - GAP_X + 2 * PAD
     spots = {}
     for depth, column in columns.items():
-        top = (height - (len(column) * (BOX_H + GAP_Y) - GAP_Y)) / 2
+        top = (height - len(column) * (BOX_H + GAP_Y)) / 2
         spots.update({node: (PAD + depth * (BOX_W + GAP_X), top + i * (BOX_H + GAP_Y)) for i, node in enumerate(column)})
     edges = [_edge(spots[need], spots[node]) for node, needs in nodes.items() for need in needs if need in spots]
     boxes = [_box(node, spots[node], steps.get(node)) for node in nodes]
@@ -44,8 +44,12 @@ def graph(nodes: Mapping[str, Sequence[str]], steps: Mapping[str, Mapping[str, A
 def _edge(a: tuple[float, float], b: tuple[float, float]) -> Markup:
     x1, y1, x2, y2 = a[0] + BOX_W, a[1] + BOX_H / 2, b[0], b[1] + BOX_H / 2
     bend = max((x2 - x1) / 2, 18)
-    lift = 0 if x2 - x1 <= GAP_X + 1 else BOX_H / 2 + GAP_Y / 2  # a long edge passes below the boxes between
-    return tag("path", d=f"M{x1} {y1}C{x1 + bend:.0f} {y1 + lift} {x2 - bend:.0f} {y2 + lift} {x2} {y2}", class_="edge")
+    if x2 - x1 <= GAP_X + 1:
+        return tag("path", d=f"M{x1} {y1}C{x1 + bend:.0f} {y1} {x2 - bend:.0f} {y2} {x2} {y2}", class_="edge")
+    low = max(a[1], b[1]) + BOX_H + GAP_Y / 2  # a long edge passes below the boxes between
+    half = GAP_X / 2
+    down = f"C{x1 + half} {y1} {x1} {low} {x1 + GAP_X} {low}"
+    return tag("path", d=f"M{x1} {y1}{down}H{x2 - GAP_X}C{x2} {low} {x2 - half} {y2} {x2} {y2}", class_="edge")
 
 
 def _box(node: str, spot: tuple[float, float], step: Mapping[str, Any] | None) -> Markup:

@@ -42,7 +42,7 @@ def _context(request: Request, name: str) -> dict[str, Any]:
         now_us = as_of(db, platform.clock)
         title = service.name if service else ""
         metric = service.gate.metric if service else "log_loss"
-        quality = monitoring.series(db, title, metric, limit=QUALITY_DAYS)
+        quality = monitoring.served(db, title, metric, limit=QUALITY_DAYS)
         context: dict[str, Any] = {
             "now_us": now_us,
             "service": service,

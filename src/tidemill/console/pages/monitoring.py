@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -13,7 +12,7 @@ from tidemill.console import plots
 from tidemill.console.draw.spark import sparkline
 from tidemill.console.render import page, platform_of
 from tidemill.core.definitions import Service
-from tidemill.core.instants import DAY_US
+from tidemill.core.instants import DAY_US, format_duration
 
 router = APIRouter(include_in_schema=False)
 DRIFT = "psi:"
@@ -21,7 +20,7 @@ DAYS = 400
 
 
 @router.get("/monitoring")
-def monitors(request: Request, service: str = "", objective: str = "") -> Response:
+def monitors(request: Request, service: str = "", objective: str = "", window: str = "") -> Response:
     """One service's objectives; labelled quality first."""
     platform = platform_of(request)
     with platform.ledger.read() as db:
@@ -31,27 +30,28 @@ def monitors(request: Request, service: str = "", objective: str = "") -> Respon
         known = monitoring.objectives(db, name)
         labelled = [o["objective"] for o in known if not o["objective"].startswith(DRIFT)]
         chosen = objective or (definition.gate.metric if definition and definition.gate.metric in labelled else (labelled or [""])[0])
-        rows = _same_length(monitoring.series(db, name, chosen))[-DAYS:]
+        lengths = monitoring.lengths(db, name, chosen)
+        length_us = _chosen(lengths, window)
+        rows = monitoring.served(db, name, chosen, length_us=length_us, limit=DAYS)
         worst = [w for w in monitoring.worst(db, name, DRIFT, limit=13) if w["objective"] != "psi:max"]
-        drift = _same_length(monitoring.series(db, name, "psi:max", limit=400))
+        drift = monitoring.served(db, name, "psi:max", limit=DAYS)
         history = services.history(db, name, limit=60).items
         for item in worst:
-            past = monitoring.series(db, name, item["objective"], limit=60)
+            past = monitoring.served(db, name, item["objective"], limit=60)
             item["spark"] = sparkline([p["value"] for p in past], label=f"Drift of {item['objective'][len(DRIFT) :]}", width=150, height=28)
     threshold = _threshold(definition)
     return page(
         request, "monitoring.html", "monitoring", names=names, name=name, known=labelled, chosen=chosen, last=rows[-1] if rows else None, worst=worst,
         threshold=threshold, plots=_charts(chosen, rows, drift, history, threshold), definition=definition,
+        lengths=lengths,
+        length_us=length_us,
     )  # fmt: skip
 
 
-def _same_length(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The windows of the commonest length, so that days are not drawn beside weeks; of several versions in one window all stay."""
-    lengths = Counter(row["until_us"] - row["from_us"] for row in rows)
-    if not lengths:
-        return []
-    usual = max(lengths, key=lambda length: (lengths[length], -length))
-    return [row for row in rows if row["until_us"] - row["from_us"] == usual]
+def _chosen(lengths: list[int], window: str) -> int | None:
+    """The window length of the query string, else a day, else the shortest."""
+    named = {format_duration(length): length for length in lengths}
+    return named.get(window) or (DAY_US if DAY_US in lengths else next(iter(lengths), None))
 
 
 def _charts(

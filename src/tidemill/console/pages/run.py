@@ -28,9 +28,11 @@ def one(request: Request, run_id: str) -> Response:
         names = runs.metric_names(db, run_id)
         previous = {step["node"]: runs.step_before(db, step) for step in found["steps"]}
     steps = {step["node"]: {**step, "because": _because(step, previous[step["node"]])} for step in found["steps"]}
+    order = {node: i for i, node in enumerate(_nodes(found, steps))}
+    shown = sorted(steps.values(), key=lambda step: order.get(step["node"], 999))
     curves = [m["name"] for m in names if m["step"] > 0][:MAX_CHARTS]
     return page(
-        request, "run.html", "runs", run=found, steps=list(steps.values()), picture=graph(_nodes(found, steps), steps), metrics=names, values={m["name"]: m["value"] for m in names},
+        request, "run.html", "runs", run=found, steps=shown, picture=graph(_nodes(found, steps), steps), metrics=names, values={m["name"]: m["value"] for m in names},
         plots=_charts(platform, run_id, curves),
     )  # fmt: skip
 
