@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import NamedTemporaryFile, TemporaryDirectory
 
 from tidemill.cicd.ports import CodeState
 from tidemill.core import digests
@@ -57,12 +57,11 @@ class GitBuilder:
         digest = digests.of_bytes(data)
         target = self._keep / digest[7:]
         if not target.exists():
-            temporary = self._keep / f"{digest[7:]}.{os.getpid()}.tmp"
-            with temporary.open("wb") as file:
+            with NamedTemporaryFile(dir=self._keep, suffix=".tmp", delete=False) as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(target)
+            Path(file.name).replace(target)
         return digest
 
     def _load(self, digest: str) -> bytes:
