@@ -86,14 +86,25 @@ def profile_served(
 
 
 def drift(
-    service: str, version: int, *, profiler: Profiler, ledger: Ledger, metrics: MetricSink, from_us: int, until_us: int, at_us: int
+    service: str,
+    version: int,
+    *,
+    profiler: Profiler,
+    ledger: Ledger,
+    metrics: MetricSink,
+    from_us: int,
+    until_us: int,
+    at_us: int,
+    baseline: Profile | None = None,
 ) -> list[Observation]:
     """Observe the drift of every model input over [from_us, until_us] and write it: `psi:<column>` each, and `psi:max`.
+
+    `baseline` is the version's own when None.
 
     Raises:
         NotFoundError: the version has no baseline profile.
     """
-    baseline = merged_profile(ledger, profiler, baseline_subject(service, version))
+    baseline = baseline or merged_profile(ledger, profiler, baseline_subject(service, version))
     if baseline is None:
         raise NotFoundError(f"version {version} of {service!r} has no baseline profile; register it with its training set")
     served = merged_profile(ledger, profiler, served_subject(service, version), from_us=from_us, until_us=until_us)

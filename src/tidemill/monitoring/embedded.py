@@ -22,7 +22,7 @@ from tidemill.core.clock import Clock
 from tidemill.core.definitions import Label
 from tidemill.core.errors import InvalidError, RefusedError, UnavailableError
 from tidemill.ledger import schema
-from tidemill.ledger.store import Ledger, emit, from_json, to_json, upsert
+from tidemill.ledger.store import Ledger, emit, from_json, to_json
 from tidemill.monitoring.ports import LabelRow, Observation
 
 _COLUMNS = ("label", "key", "value", "event_us", "known_us", "writer")
@@ -178,9 +178,13 @@ class LedgerMetrics:
     def write(self, observations: Sequence[Observation], *, at_us: int) -> None:
         if not observations:
             return
+        table = schema.observation
+        rows = [_record(observation, at_us) for observation in observations]
+        same = [c == sa.bindparam(f"_{c.name}") for c in table.primary_key]
+        keys = [{f"_{c.name}": row[c.name] for c in table.primary_key} for row in rows]
         with self._ledger.write(durable=False) as db:
-            for observation in observations:
-                upsert(db, schema.observation, _record(observation, at_us))
+            db.execute(sa.delete(table).where(*same), keys)
+            db.execute(sa.insert(table), rows)
 
     def read(self, service: str, *, objective: str | None = None, version: int | None = None, from_us: int = 0) -> list[Observation]:
         table = schema.observation

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -45,8 +46,10 @@ def observe(
         Quality and drift of the windows, as written to `metrics`.
     """
     versions = _answering(ledger, service.name, from_us, until_us)
+    ports: dict[str, Any] = {"ledger": ledger, "profiler": profiler, "registry": registry, "blobs": blobs}
+    baselines = {v: baseline(service.name, v, at_us=now_us, **ports) for v in versions}
     for day in range(from_us - from_us % DAY_US, until_us, DAY_US):
-        _profile_day(service, versions, day, ledger=ledger, log=log, profiler=profiler, registry=registry, blobs=blobs, now_us=now_us)
+        _profile_day(service, baselines, day, ledger=ledger, log=log, profiler=profiler, now_us=now_us)
     end = until_us - until_us % DAY_US
     out: list[Observation] = []
     if not versions or end <= from_us - from_us % DAY_US - WINDOW_US:
@@ -56,10 +59,10 @@ def observe(
     for version in (None, *versions):
         quality(service, version, log=log, labels=labels, metrics=metrics, from_us=start, until_us=end - WINDOW_US, at_us=now_us)
         out.append(quality(service, version, log=log, labels=labels, metrics=metrics, from_us=end - WINDOW_US, until_us=end, at_us=now_us))
-    for version in versions:
-        if baseline(service.name, version, ledger=ledger, profiler=profiler, registry=registry, blobs=blobs, at_us=now_us) is not None:
+    for version, trained in baselines.items():
+        if trained is not None:
             window = {"from_us": end - WINDOW_US, "until_us": end, "at_us": now_us}
-            out += drift(service.name, version, profiler=profiler, ledger=ledger, metrics=metrics, **window)
+            out += drift(service.name, version, profiler=profiler, ledger=ledger, metrics=metrics, baseline=trained, **window)
     return out
 
 
@@ -93,29 +96,25 @@ def _answering(ledger: Ledger, service: str, from_us: int, until_us: int) -> Seq
 
 def _profile_day(
     service: Service,
-    versions: Sequence[int],
+    baselines: Mapping[int, Profile | None],
     day: int,
     *,
     ledger: Ledger,
     log: PredictionLog,
     profiler: Profiler,
-    registry: ModelRegistry,
-    blobs: BlobStore,
     now_us: int,
 ) -> None:
     until = day + DAY_US
-    due = [v for v in versions if _stale(ledger, served_subject(service.name, v), day, until, now_us)]
+    due = {v for v, typed in baselines.items() if typed is not None and _stale(ledger, served_subject(service.name, v), day, until, now_us)}
     if not due:
         return
     by_version: dict[int, list[Prediction]] = {v: [] for v in due}
     for prediction in log.read(service.name, from_us=day, until_us=until):
-        if prediction.version in by_version:
+        if prediction.version in due:
             by_version[prediction.version].append(prediction)
     for version, rows in by_version.items():
-        typed = baseline(service.name, version, ledger=ledger, profiler=profiler, registry=registry, blobs=blobs, at_us=now_us)
-        if rows and typed is not None:
-            table = served_inputs(rows, typed)
-            profile_served(service.name, version, table, profiler=profiler, ledger=ledger, from_us=day, until_us=until, at_us=now_us)
+        table = served_inputs(rows, baselines[version])
+        profile_served(service.name, version, table, profiler=profiler, ledger=ledger, from_us=day, until_us=until, at_us=now_us)
 
 
 def _stale(ledger: Ledger, subject: str, day: int, until: int, now_us: int) -> bool:

@@ -17,6 +17,8 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 from scipy.special import stdtrit
 
 from tidemill.core.definitions import Service
@@ -69,8 +71,10 @@ def scored(
 def labelled(service: Service, labels: LabelStore, ids: npt.NDArray[Any], *, from_us: int, at_us: int) -> Floats:
     """Labels of predictions as known at `at_us`, aligned with `ids`, NaN where there is none. `from_us`: the earliest of the predictions."""
     found = labels.as_of(service.label.name, at_us, from_event_us=from_us)
-    known = dict(zip(found.column("key").to_pylist(), found.column("value").to_pylist(), strict=True))
-    return np.array([known.get(i, np.nan) for i in ids.tolist()], dtype=np.float64)
+    position = pc.index_in(pa.array(ids, pa.string()), found.column("key").combine_chunks())
+    values = found.column("value").combine_chunks().take(position)
+    out: Floats = values.to_numpy(zero_copy_only=False).astype(np.float64)
+    return out
 
 
 def window(service: Service, version: int | None, *, metrics: MetricSource, from_us: int, until_us: int) -> Observation | None:
