@@ -90,3 +90,33 @@ def test_a_disk_that_refuses_acknowledges_nothing(tmp_path: Path, monkeypatch: p
     assert [r.body for r in stream.read("t", 0)] == [b"first"]
     assert stream.append("t", [b"third"]) == 2
     assert [r.body for r in LogStream(tmp_path).read("t", 0)] == [b"first", b"third"]
+
+
+def test_an_append_is_on_disk_before_it_is_acknowledged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = LogStream(tmp_path)
+    stream.append("t", [b"first"])
+    synced, real = [], os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_size)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    stream.append("t", [b"second"])
+    assert synced == [(tmp_path / "t.log").stat().st_size]
+    stream.append("t", [])
+    assert len(synced) == 1  # nothing new to wait for
+
+
+def test_nothing_behind_a_damaged_frame_comes_back(tmp_path: Path) -> None:
+    stream, path = LogStream(tmp_path), tmp_path / "t.log"
+    stream.append("t", [b"first"])
+    start = path.stat().st_size
+    for body in (b"alpha", b"bravo"):
+        stream.append("t", [body])
+    data = bytearray(path.read_bytes())
+    data[start + 12] ^= 1
+    path.write_bytes(data)
+    again = LogStream(tmp_path)
+    assert again.append("t", [b"delta"]) == 2
+    assert [r.body for r in LogStream(tmp_path).read("t", 0)] == [b"first", b"delta"]

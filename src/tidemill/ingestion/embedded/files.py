@@ -77,6 +77,7 @@ class FilesSource:
             raise UnreadableError(message, id=batch_id, cursor=cursor, available_us=file.available_us, origin=file.name) from exc
 
 
+@lru_cache(maxsize=100_000)
 def _is_batch(name: str) -> bool:
     return suffix(name) in READERS and name[0] not in "._"
 
