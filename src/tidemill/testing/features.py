@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -334,11 +334,11 @@ class StreamProcessorContract(Contract):
 
     @pytest.fixture
     def open_processor(self) -> Callable[..., StreamProcessor]:
-        """Opens the processor under test: `open_processor(fresh=True)` on a new store, `open_processor()` on the last one."""
+        """Opens the processor under test: `open_processor(fresh=True)` on a new store, else on the last one; `definitions=` others."""
         raise TypeError(f"{type(self).__name__} needs an open_processor fixture")
 
     def test_any_stream_equals_the_reference(self, open_processor: Callable[..., StreamProcessor]) -> None:
-        """equal, exactly once, patient: whatever the order, the repetitions, the commits and the restarts."""
+        """Equal, exactly once, patient, rewinding: whatever the order, the repetitions, the commits and the restarts."""
 
         @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
         @given(histories(), histories(), st.lists(st.integers(0, 40 * MINUTE), min_size=1, max_size=4), st.data())
@@ -375,6 +375,23 @@ class StreamProcessorContract(Contract):
         assert processor.push("keyed", arrow(rows)) == 3
         replay.pushed["keyed"] = rows
         replay.compare(processor, 6 * MINUTE)
+
+    def test_state_of_other_definitions_is_never_read(self, open_processor: Callable[..., StreamProcessor]) -> None:
+        """Versioned: a changed view makes its table stale, and no other."""
+        processor = open_processor(fresh=True)
+        for table in ("keyed", "plain"):
+            processor.push(table, arrow([_row(happened=MINUTE, learned=MINUTE)]))
+        processor.commit()
+        wider = FeatureView("keyed_windows", _PLACE, KEYED, [count(over="8m", hop="2m")])
+        changed = open_processor(definitions=replace(DEFINITIONS, views={**DEFINITIONS.views, "keyed_windows": wider}))
+        assert list(changed.stale) == ["keyed"]
+        with pytest.raises(InvalidError):
+            changed.read([wider], [{"place": "a"}], 2 * MINUTE)
+        assert changed.read([VIEWS[3]], [{"place": "a"}], 2 * MINUTE)[0]["plain_windows__count_6m"] == 1
+        changed.reset("keyed")
+        assert changed.read([wider], [{"place": "a"}], 2 * MINUTE) == [{"keyed_windows__count_8m": 0}]
+        assert changed.push("keyed", arrow([_row(happened=MINUTE, learned=MINUTE)])) == 1
+        assert changed.read([wider], [{"place": "a"}], 2 * MINUTE) == [{"keyed_windows__count_8m": 1}]
 
 
 def _slots(rows: Rows, reads: list[int], data: st.DataObject) -> list[list[dict[str, Any]]]:

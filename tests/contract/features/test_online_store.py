@@ -4,6 +4,7 @@ from uuid import uuid4
 
 import pytest
 
+from tidemill.core.definitions import Definitions
 from tidemill.features.embedded import SqliteOnlineStore, TileProcessor
 from tidemill.features.ports import OnlineStore, StreamProcessor
 from tidemill.testing.features import DEFINITIONS, OnlineStoreContract, StreamProcessorContract
@@ -20,9 +21,9 @@ class TestTileProcessor(StreamProcessorContract):
     def open_processor(self, tmp_path: Path) -> Callable[..., StreamProcessor]:
         last = [tmp_path / "none"]
 
-        def open_(*, fresh: bool = False) -> StreamProcessor:
+        def open_(*, fresh: bool = False, definitions: Definitions = DEFINITIONS) -> StreamProcessor:
             if fresh:
                 last[0] = tmp_path / uuid4().hex
-            return TileProcessor(SqliteOnlineStore(last[0]), DEFINITIONS)
+            return TileProcessor(SqliteOnlineStore(last[0]), definitions)
 
         return open_

@@ -78,9 +78,11 @@ def _micros(source: pa.Table, name: str) -> pa.ChunkedArray:
 
 
 def _python(column: pa.ChunkedArray) -> list[Any]:
-    """Values to tell rows apart by; times are integers, which is much faster."""
+    """Values to tell rows apart by: times are integers, which is much faster, and -0.0 is 0.0."""
     if pa.types.is_timestamp(column.type):
         column = pc.cast(column, pa.timestamp("us", column.type.tz), safe=False).cast(pa.int64())
+    elif pa.types.is_floating(column.type):
+        column = pc.add(column, pa.scalar(0.0, column.type))
     values: list[Any] = column.to_pylist()
     return values
 
