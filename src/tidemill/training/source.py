@@ -61,7 +61,8 @@ class FrameSource:
     def versions(self, service: str, until_us: int) -> Mapping[str, Any]:
         """What `frame` would read now; the next `frame` of the same set reads exactly this."""
         found = self._definitions.service(service)
-        scans, labels = self._seen[service, until_us] = self._read(found, until_us)
+        scans, labels = self._read(found, until_us)
+        self._seen = {(service, until_us): (scans, labels)}  # of the last asked only: labels may be large
         return {
             "tables": {name: scan.snapshot_id for name, scan in scans.items()},
             "labels": digests.of_bytes(table_bytes(labels.select(["key", "value"])))[7:23],
@@ -78,7 +79,7 @@ class FrameSource:
         """See `TrainingSource.frame`."""
         found = self._definitions.service(service)
         scans, labels = self._seen.get((service, until_us)) or self._read(found, until_us)
-        self._seen.clear()
+        self._seen = {}
         spine = _labelled(self._spine(found, scans[found.spine.name], until_us), labels, found.key)
         if not spine.num_rows:
             raise InvalidError(
@@ -90,7 +91,7 @@ class FrameSource:
         snapshots = {name: scan.snapshot_id for name, scan in scans.items() if scan.snapshot_id is not None}
         if tag:
             for name, snapshot in snapshots.items():
-                self._tables.tag(name, snapshot, tag)
+                self._tables.tag(name, snapshot, f"{tag}-{snapshot}")  # replays of one project share tables and run ids
         views = {view.name: digests.of_json(_definition(view)) for view in found.views}
         return TrainingSet(service, table, found.columns, vocabulary(table, found.columns), until_us, snapshots, meta={"views": views})
 

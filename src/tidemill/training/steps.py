@@ -20,7 +20,7 @@ def _training_set(service: str, until: int) -> TrainingSet:
     """Rows of a service's spine up to `until` (us), with features as they were known at each row's time, and labels known by then."""
     context = current()
     source = context.resource(TrainingSource)  # type: ignore[type-abstract]
-    return source.frame(service, int(until), tag=f"run-{context.run_id}")
+    return source.frame(service, int(until), tag=context.run_id)
 
 
 def _training_set_versions(service: str, until: int) -> Mapping[str, Any]:

@@ -192,3 +192,69 @@ def test_fingerprints_tell_values_apart(load: Load) -> None:
 def test_a_value_without_content_is_refused_by_name() -> None:
     with pytest.raises(InvalidError, match=r"argument 'db'.*cache key"):
         fingerprint({"db": iter([1])}, "argument 'db'")
+
+
+def test_partials_bound_methods_instances_and_whole_modules_are_followed(load: Load) -> None:
+    text = """
+import functools
+import settings
+
+
+class Scaler:
+    def __init__(self, by):
+        self.by = by
+
+    def scale(self, x):
+        return x * self.by
+
+
+def power(x, n):
+    return x ** n
+
+
+square = functools.partial(power, n=2)
+SCALER = Scaler(3)
+scale = SCALER.scale
+
+
+def f(x):
+    return square(x) + scale(x) + use(settings)
+
+
+def use(module):
+    return module.LIMIT
+"""
+    files = {"main": text, "settings": "LIMIT = 1\n"}
+    found = code(load(**files).f)
+    for name, old, new in (
+        ("main", "n=2", "n=3"),
+        ("main", "x ** n", "x ** -n"),
+        ("main", "Scaler(3)", "Scaler(4)"),
+        ("main", "x * self.by", "x / self.by"),
+        ("settings", "LIMIT = 1", "LIMIT = 2"),
+    ):
+        assert code(load(**{**files, name: files[name].replace(old, new)}).f) != found, old
+
+
+def test_relative_imports_inside_of_functions_are_followed(load: Load) -> None:
+    files = {
+        "main": "from pack.deep import f\n",
+        "pack_S___init__": "",
+        "pack_S_deep": "def f(x):\n    from .near import g\n    import pack.far\n    return g(x) + pack.far.h(x)\n",
+        "pack_S_near": "def g(x):\n    return x\n",
+        "pack_S_far": "def h(x):\n    return x\n",
+    }
+    found = code(load(**files).f)
+    assert {"pack/deep.py:f", "pack/near.py:g"} <= set(found)
+    assert code(load(**{**files, "pack_S_far": "def h(x):\n    return -x\n"}).f) != found
+
+
+def test_functions_without_a_file_count_by_their_bytecode() -> None:
+    def made(text: str) -> Any:
+        space: dict[str, Any] = {"__name__": "__main__", "LIMIT": 3}
+        exec(text, space)
+        return space["f"]
+
+    one, two = (code(made(f"def f(x, n=2):\n    return x + LIMIT {sign} n\n")) for sign in "+-")
+    assert one != two
+    assert one == code(made("def f(x, n=2):\n    return x + LIMIT + n  # the same\n"))

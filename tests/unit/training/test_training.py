@@ -12,14 +12,17 @@ import pytest
 import yaml
 
 from tidemill.core import digests
+from tidemill.core.clock import ReplayClock
 from tidemill.core.errors import InvalidError, RefusedError
 from tidemill.core.instants import DAY_US
+from tidemill.pipelines.ports import StepContext, using
 from tidemill.training import (
     ModelCodec,
     ModelEvaluator,
     TrainingSetCodec,
     deterministic,
     encode,
+    evaluate,
     holdout,
     lightgbm_model,
     pack_model,
@@ -202,3 +205,16 @@ def test_a_booster_of_other_columns_is_refused(rows: TrainingSet) -> None:
     booster = lgb.train({**deterministic(), "objective": "binary"}, lgb.Dataset(*encode(make_other())), num_boost_round=2)
     with pytest.raises(InvalidError, match="4 columns, the training set has 3"):
         lightgbm_model(booster, replace(rows, features=rows.features[:3]))
+
+
+def test_evaluate_measures_and_slices(rows: TrainingSet, model: Model) -> None:
+    logged: list[str] = []
+    context = StepContext("r", "evaluate", 0, ReplayClock(0), log_metric=lambda name, _value, _step: logged.append(name))
+    with using(context):
+        found = evaluate(model, rows, slices=["carrier"])
+    assert logged == ["log_loss", "brier", "auc", "n"]
+    assert {key: found[key] for key in logged} == ModelEvaluator().measure(model, rows)
+    assert set(found["slices"]) == {"carrier=AA", "carrier=B6", "carrier=UA"}
+    assert sum(part["n"] for part in found["slices"].values()) == len(rows)
+    with using(context), pytest.raises(InvalidError, match="no column 'carier'"):
+        evaluate(model, rows, slices=["carier"])
