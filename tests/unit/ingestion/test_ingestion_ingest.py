@@ -1,6 +1,7 @@
 """Write, audit, publish, on the real table store."""
 
 import json
+from collections.abc import Iterator
 
 import pyarrow as pa
 import pytest
@@ -9,7 +10,9 @@ from tests.support.ingestion_kit import TABLE, World, rows_of
 from tidemill.core.definitions import Table
 from tidemill.core.errors import NotFoundError
 from tidemill.core.instants import DAY_US
-from tidemill.ingestion import rejected
+from tidemill.ingestion import ingest, rejected
+from tidemill.ingestion.embedded import open_source
+from tidemill.ingestion.ports import Batch
 from tidemill.ledger import schema as t
 
 
@@ -166,3 +169,26 @@ def test_two_tables_may_share_a_ledger(world: World) -> None:
     world.put("1970-01-11.parquet", rows_of(10))
     assert len(world.ingest(TABLE)) == len(world.ingest(other)) == 1
     assert world.main("others") == world.main("stops")
+
+
+def test_what_was_taken_is_not_read_again(world: World) -> None:
+    given = []
+
+    class Watched:
+        def read(self, *, after: str | None, until_us: int) -> Iterator[Batch]:
+            for batch in open_source(TABLE.source, world.root, TABLE).read(after=after, until_us=until_us):
+                given.append(batch.origin)
+                yield batch
+
+    def take() -> list[str]:
+        given.clear()
+        ingest(TABLE, Watched(), tables=world.tables, audit=world.audit, ledger=world.ledger, clock=world.clock)
+        return list(given)
+
+    for day in (10, 12):
+        world.put(f"1970-01-{day + 1}.parquet", rows_of(day))
+    assert len(take()) == 2
+    assert take() == []
+    world.put("1970-01-12.parquet", rows_of(11))  # comes late: the others are given again, once
+    assert len(take()) == 3
+    assert take() == []
