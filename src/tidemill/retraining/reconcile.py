@@ -53,7 +53,7 @@ class Observed:
     open: tuple[Cause, ...]
     champion: int | None = None
     due: Cause | None = None
-    move: Decision | None = None
+    look: rollout.Look | None = None
 
 
 def observe(loop: Loop, service: Service, now_us: int) -> Observed:
@@ -74,7 +74,7 @@ def observe(loop: Loop, service: Service, now_us: int) -> Observed:
         open=tuple(p.cause for p in triggers.causes(loop, service.name) if p.open),
         champion=_alias(loop, service),
         due=triggers.due(loop, service, now_us),
-        move=_move(loop, service, live, candidates, verdicts, now_us),
+        look=_look(loop, service, live, candidates, verdicts, now_us),
     )
 
 
@@ -93,24 +93,23 @@ def _alias(loop: Loop, service: Service) -> int | None:
         return None
 
 
-def _move(
+def _look(
     loop: Loop, service: Service, live: Deployed | None, candidates: Sequence[Deployed], verdicts: Mapping[int, Decision], now_us: int
-) -> Decision | None:
+) -> rollout.Look | None:
     if live is None or not candidates:
         return None
-    candidate = candidates[0]
-    gate_says = verdicts[candidate.version].evidence if candidate.version in verdicts else {}
+    gate_says = verdicts[candidates[0].version].evidence if candidates[0].version in verdicts else {}
     measured = (float(gate_says.get("icc", 0.0)), max(0, int(gate_says.get("blocks", 0)) - 1))
-    seen = rollout.look(loop, service, candidate, live.version, now_us, measured)
-    _show(loop, service, candidate, seen, now_us)
-    return rollout.decide(loop, service, candidate, live.version, seen, now_us)
+    return rollout.look(loop, service, candidates[0], live.version, now_us, measured)
 
 
 def plan(service: Service, seen: Observed, now_us: int) -> list[Action]:
     """What is missing between what is and what should be, most urgent first. Pure."""
     actions: list[Action] = []
-    if seen.move and seen.candidates:
-        actions.append(Action("move", seen.move.id, decision=seen.move, candidate=seen.candidates[0], version=seen.candidates[0].version))
+    if seen.live and seen.candidates and seen.look:
+        candidate = seen.candidates[0]
+        if move := rollout.decide(service, candidate, seen.live.version, seen.look, now_us):
+            actions.append(Action("move", move.id, decision=move, candidate=candidate, version=candidate.version))
     if seen.live and seen.champion != seen.live.version:
         actions.append(Action("alias", f"alias:{seen.live.version}:{seen.live.decision_id}", version=seen.live.version))
     actions += [Action("launch", f"launch:{cause.id}", cause=cause) for cause in seen.open]
@@ -167,8 +166,10 @@ def reconcile(loop: Loop, service: Service, now_us: int) -> list[Action]:
     """Act until there is nothing left to do now; return what was done, in order."""
     done: dict[str, Action] = {}
     while True:
-        todo = [a for a in plan(service, observe(loop, service, now_us), now_us) if a.key not in done]
+        seen = observe(loop, service, now_us)
+        todo = [a for a in plan(service, seen, now_us) if a.key not in done]
         if not todo:
+            _show(loop, service, seen, now_us)
             return list(done.values())
         action = todo[0]
         done[action.key] = action
@@ -264,14 +265,13 @@ def _set_alias(loop: Loop, service: Service, _action: Action, now_us: int) -> No
         loop.registry.set_alias(service.name, "champion", live.version, decision_id=live.decision_id, at_us=now_us)
 
 
-def _show(loop: Loop, service: Service, candidate: Deployed, seen: rollout.Look, now_us: int) -> None:
-    """Keep the latest look where the console finds it; decisions carry their own copy."""
-    body = seen.as_json() | {
-        "version": candidate.version,
-        "role": candidate.role,
-        "weight": candidate.weight,
-        "margin": service.rollout.margin,
-    }
+def _show(loop: Loop, service: Service, seen: Observed, now_us: int) -> None:
+    """Keep the latest look at a candidate where the console finds it; decisions carry their own copy."""
+    if seen.look is None:
+        return
+    candidate = seen.candidates[0]
+    body = seen.look.as_json() | {"version": candidate.version, "role": candidate.role, "weight": candidate.weight}
+    body |= {"margin": service.rollout.margin, "next_weight": rollout.next_weight(service.rollout, candidate)}
     with loop.ledger.write(durable=False) as db:
         upsert(db, schema.state, {"name": f"rollout:{service.name}", "value": to_json(body), "at_us": now_us})
 

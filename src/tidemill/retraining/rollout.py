@@ -173,8 +173,10 @@ def verdict(rollout: Rollout, candidate: Deployed, seen: Look, now_us: int) -> t
     return "wait", figures
 
 
-def decide(loop: Loop, service: Service, candidate: Deployed, live_version: int, seen: Look, now_us: int) -> Decision | None:
-    """The decision that a look leads to, None to wait; nothing is written. Its id follows from the deployment and its stage."""
+def decide(
+    service: Service, candidate: Deployed, live_version: int, seen: Look, now_us: int, *, actor: str = "reconciler"
+) -> Decision | None:
+    """The decision that a look leads to, None to wait. Pure. Its id follows from the deployment and its stage."""
     move, reason = verdict(service.rollout, candidate, seen, now_us)
     if move == "wait":
         return None
@@ -194,6 +196,6 @@ def decide(loop: Loop, service: Service, candidate: Deployed, live_version: int,
         outcome=move,
         cause={"version": candidate.version, "replaces": live_version, "deployment": candidate.id, "decision": candidate.decision_id},
         evidence=evidence,
-        actor=loop.actor,
+        actor=actor,
         at_us=now_us,
     )

@@ -198,7 +198,7 @@ def test_killed_at_any_transaction_and_started_again_the_ledger_ends_the_same(tm
     world.train, world.broken_canary = ["fair", "good"], broken
     copies = story(world, tmp_path, 8 if broken else 10)
     kills = [_kill_everywhere(copy, settings) for copy in (copies[-1:] if broken else copies)]  # until the canary both stories are one
-    assert sum(kills) >= (4 if broken else 30)
+    assert sum(kills) >= (2 if broken else 30)
     ends = {d.outcome for d in decisions.listing(world.loop.ledger) if d.subject == "delay/2" and d.kind != "gate"}
     assert ends == {"start", "advance", "rollback" if broken else "promote"}
 

@@ -117,13 +117,13 @@ def test_nothing_labelled_is_no_interval_and_no_decision(world: World) -> None:
     found = look(world.loop, world.service, deployed(), 1, START + DAY_US)
     assert (found.interval.low, found.interval.high, found.interval.n) == (-inf, inf, 0)
     assert found.mean_live is None
-    assert decide(world.loop, world.service, deployed(), 1, found, START + DAY_US) is None
+    assert decide(world.service, deployed(), 1, found, START + DAY_US) is None
 
 
 def test_a_decision_is_named_by_deployment_and_stage(world: World) -> None:
-    one = decide(world.loop, world.service, deployed(), 1, seen(-0.01, 0.01), START + 2 * DAY_US)
-    two = decide(world.loop, world.service, deployed(), 1, seen(-0.02, 0.01), START + 3 * DAY_US)
-    on = decide(world.loop, world.service, deployed("canary", 1), 1, seen(-0.01, 0.01), START + 3 * DAY_US)
+    one = decide(world.service, deployed(), 1, seen(-0.01, 0.01), START + 2 * DAY_US)
+    two = decide(world.service, deployed(), 1, seen(-0.02, 0.01), START + 3 * DAY_US)
+    on = decide(world.service, deployed("canary", 1), 1, seen(-0.01, 0.01), START + 3 * DAY_US)
     assert one is not None
     assert two is not None
     assert on is not None
