@@ -31,8 +31,9 @@ def table(seed: int, shift: float = 0.0, n: int = 2000) -> pa.Table:
 
 
 def measure(stage: Stage, from_day: int, until_day: int) -> dict[str, Observation]:
-    span = {"from_us": START + from_day * DAY_US, "until_us": START + until_day * DAY_US, "at_us": START + until_day * DAY_US}
-    return {o.objective: o for o in drift("delay", 1, profiler=PROFILER, ledger=stage.ledger, metrics=stage.metrics, **span)}
+    start, end = START + from_day * DAY_US, START + until_day * DAY_US
+    found = drift("delay", 1, profiler=PROFILER, ledger=stage.ledger, metrics=stage.metrics, from_us=start, until_us=end, at_us=end)
+    return {o.objective: o for o in found}
 
 
 def keep(stage: Stage, subject: str, rows: pa.Table, day: int) -> None:
