@@ -9,6 +9,9 @@ import click
 
 from tidemill.cli.options import opened, project_options
 
+CONSOLE = "console"
+"""The name of the token behind the link that logs in."""
+
 
 @click.command("up")
 @project_options
@@ -33,7 +36,7 @@ def up_command(project: Path, overrides: Sequence[str], port: int | None, servin
             addresses = {"api": (config.api.host, config.api.port), "server": (config.serving.host, config.serving.port)}
             check_ports(addresses)
             secret = _first_token(platform)
-            click.echo(f"console  http://{config.api.host}:{config.api.port}")
+            click.echo(f"console  http://{config.api.host}:{config.api.port}{_login(platform, secret)}   logs in once, within ten minutes")
             click.echo(f"models   http://{config.serving.host}:{config.serving.port}/v2")
             if secret:
                 click.echo(f"token    {click.style(secret, bold=True)}   shown only now; it is stored as a hash")
@@ -49,3 +52,18 @@ def _first_token(platform: object) -> str:
     assert isinstance(platform, Platform)
     tokens = Tokens(platform.ledger, platform.clock)
     return "" if tokens.listed() else tokens.make("admin", "admin")
+
+
+def _login(platform: object, secret: str) -> str:
+    """The path of a link that opens the console without asking for the token. Its session ends with the next `tidemill up`."""
+    from tidemill.console import once
+    from tidemill.platform.root import Platform
+    from tidemill.serving import Tokens
+
+    assert isinstance(platform, Platform)
+    tokens = Tokens(platform.ledger, platform.clock)
+    if not secret:
+        if any(known.name == CONSOLE for known in tokens.listed()):
+            tokens.revoke(CONSOLE)
+        secret = tokens.make(CONSOLE, "admin")
+    return once.issue(platform.ledger, platform.clock, secret)

@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
+from threading import Thread
+
 from fastapi import Depends, FastAPI, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from tidemill.api.access import access_of
 from tidemill.console import login
-from tidemill.console.assets import static
+from tidemill.console.assets import prepare, static
 from tidemill.console.headers import SafeHeaders
 from tidemill.console.pages import data, decisions, explain, features, loop, models, monitoring, prediction, replay, run, runs, services
-from tidemill.console.render import page
+from tidemill.console.render import page, templates
 
 PAGES = (loop, data, features, explain, runs, run, models, services, monitoring, decisions, replay, prediction)
 
 
 def mount(app: FastAPI) -> None:
-    """Add the console to an application that `build_api` made."""
+    """Add the console to an application that `build_api` made; what the first page would wait for is prepared beside the start."""
+    app.state.platform.definitions  # noqa: B018 -- loads the project's code once, here
+    Thread(target=_warm, name="console-warm", daemon=True).start()
     app.state.error_page = _error_page
     app.add_middleware(SafeHeaders)
     app.router.routes.append(Route("/static/{name}", static, methods=["GET"]))
     app.include_router(login.router)
     for part in PAGES:
         app.include_router(part.router, dependencies=[Depends(access_of)])
+
+
+def _warm() -> None:
+    """Compile the templates and pack the static files."""
+    env = templates()
+    for name in env.list_templates():
+        env.get_template(name)
+    prepare()
 
 
 def _error_page(request: Request, status: int, error: str, hint: str) -> Response:

@@ -59,6 +59,12 @@ def stamp(name: str) -> str:
     return f"/static/{name}?v={_content(name)[1]}"
 
 
+def prepare() -> None:
+    """Read and pack every file once."""
+    for name in (PLOTLY, *(p.name for p in HERE.iterdir())):
+        _packed(name)
+
+
 def static(request: Request) -> Response:
     """Serve a static file, packed for those who take it so."""
     name = request.path_params["name"]

@@ -157,7 +157,7 @@ def _events(policy: Mapping[str, Any]) -> list[Figure]:
     weeks = [w for w in policy["weeks"] if w["log_loss"] is not None]
     out = []
     for kinds, symbol, colour, name in ((("live", "promote"), "circle", "tide", "promotion"), (("rollback",), "x", "bad", "rollback")):
-        found = [e for e in policy.get("events", []) if e["kind"] in kinds and weeks]
+        found = [e for e in policy.get("events", []) if e["kind"] in kinds and weeks and not e["text"].startswith("gate")]
         spots = [min(weeks, key=lambda w: abs(w["week_us"] - e["at_us"])) for e in found]
         if found:
             out.append({

@@ -22,10 +22,10 @@ def compared(policies: Sequence[Mapping[str, Any]]) -> list[Policy]:
 
 
 def _against(policy: Mapping[str, Any], policies: Sequence[Mapping[str, Any]]) -> int:
-    """In how many weeks this policy served best."""
-    losses = [{w["week_us"]: w["log_loss"] for w in p["weeks"]} for p in policies]
+    """In how many weeks this policy served better than every other."""
+    others = [{w["week_us"]: w["log_loss"] for w in p["weeks"]} for p in policies if p is not policy]
     own = {w["week_us"]: w["log_loss"] for w in policy["weeks"]}
-    return sum(all(loss <= other.get(week, loss) for other in losses) for week, loss in own.items() if loss is not None)
+    return sum(all(loss < other.get(week, 9e9) for other in others) for week, loss in own.items() if loss is not None)
 
 
 def best(policies: Sequence[Policy]) -> str:

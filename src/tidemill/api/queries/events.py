@@ -10,11 +10,13 @@ from tidemill.ledger import schema
 _E = schema.event.c
 
 
-def newest(db: sa.Connection, *, subject: str = "", kind: str = "", offset: int = 0, limit: int = 50) -> Page:
-    """Events, newest first."""
+def newest(db: sa.Connection, *, subject: str = "", kind: str = "", but: str = "", offset: int = 0, limit: int = 50) -> Page:
+    """Events, newest first; those whose kind starts with `but` are left out."""
     query = sa.select(schema.event).order_by(_E.seq.desc())
     if subject:
         query = query.where(_E.subject == subject)
+    if but:
+        query = query.where(sa.not_(_E.kind.startswith(but, autoescape=True)))
     if kind:
         query = query.where(_E.kind == kind)
     return page(db, query, offset=offset, limit=limit)

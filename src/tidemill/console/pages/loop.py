@@ -53,7 +53,7 @@ def _context(request: Request, name: str) -> dict[str, Any]:
             "deployments": services.current(db, title),
             "last": quality[-1] if quality else None,
             "decisions": decisions.listing(db, service=title, limit=8).items,
-            "events": events.newest(db, limit=12).items,
+            "events": events.newest(db, but="token.", limit=12).items,
             "next_looks": _looks(service),
         }
     for item in context["decisions"]:
