@@ -88,3 +88,10 @@ def test_an_unreadable_record_is_told_with_its_place(pushes: Pushes) -> None:
 def test_a_foreign_cursor_is_refused(pushes: Pushes) -> None:
     with pytest.raises(InvalidError, match="is not a cursor of pushed rows"):
         pushes.read("2013-01-01")
+
+
+def test_of_two_cuts_made_at_the_same_time_the_one_behind_counts_for_nothing(pushes: Pushes) -> None:
+    pushes.push({"id": "a"}, {"id": "b"}, {"id": "c"})
+    for end in (2, 1, 2):
+        pushes.stream.append("taps-cuts", [json.dumps([end, 10]).encode()])
+    assert _ids(pushes.read(until_us=20)) == [["a", "b"], ["c"]]
