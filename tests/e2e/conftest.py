@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from tidemill.platform.replays import replay
 from tidemill.platform.root import Platform
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "flights"
-FIRST, SERVED, END = "2013-01-10", "2013-02-08", "2013-03-06"
+FIRST, SERVED, END = "2013-01-10", "2013-01-26", "2013-02-22"
 
 
 def load_script(path: Path) -> ModuleType:
@@ -40,6 +41,9 @@ def make_project(folder: Path, *, first: str = FIRST, end: str = END, faults: bo
     for name in ("conf", "schemas"):
         if (EXAMPLE / name).is_dir():
             shutil.copytree(EXAMPLE / name, folder / name, dirs_exist_ok=True)
+    policies = folder / "conf" / "retraining"
+    policies.mkdir(parents=True, exist_ok=True)
+    (policies / "weekly.yaml").write_text("triggers:\n  - kind: schedule\n    every: 7d\n")
     load_script(EXAMPLE / "make_data.py").make(folder / "data", first, end, faults)
     return folder
 
@@ -56,8 +60,10 @@ class Story:
 
 @pytest.fixture(scope="session")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
-    """Four weeks of learning, then four weeks of serving under two policies."""
-    project = make_project(tmp_path_factory.mktemp("story") / "flights")
+    """Two weeks of learning, then four weeks of serving under two policies."""
+    kept = os.environ.get("TIDEMILL_STORY")  # while writing tests: a folder that keeps the story between runs
+    folder = (Path(kept) if kept else tmp_path_factory.mktemp("story")) / "flights"
+    project = folder if (folder / "data").is_dir() else make_project(folder)
     from_us, until_us = parse_instant(SERVED), parse_instant(END)
     report = replay(project, from_us=from_us, until_us=until_us, policies=["weekly", "never"])
     return Story(project, report, from_us, until_us)
