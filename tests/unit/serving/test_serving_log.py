@@ -1,7 +1,8 @@
 """The prediction log and its writer when the disk does not play along."""
 
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,14 @@ from tidemill.serving.embedded import SqlitePredictionLog
 from tidemill.serving.ports import Prediction
 from tidemill.serving.writer import Group, LogWriter
 from tidemill.testing.serving import prediction
+
+
+def until(condition: Callable[[], bool]) -> None:
+    for _ in range(500):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it did not come to pass within 5 s")
 
 
 def test_every_commit_is_synced(tmp_path: Path) -> None:
@@ -48,8 +57,7 @@ def test_appends_that_meet_share_a_commit(tmp_path: Path) -> None:
         threads = [threading.Thread(target=log.append, args=([prediction(i)],)) for i in range(20)]
         for thread in threads:
             thread.start()
-        while len(log._waiting) < 20:
-            pass
+        until(lambda: len(log._waiting) == 20)
     for thread in threads:
         thread.join()
     assert len(commits) == 1
@@ -80,8 +88,7 @@ def test_whatever_the_log_raises_the_writer_goes_on(tmp_path: Path) -> None:
     log.error = RuntimeError("odd")
     writer = _writer(log, told)
     writer.submit(Group([prediction(1)]))
-    while not told:
-        pass
+    until(lambda: bool(told))
     assert (writer.degraded, writer.reason, writer.backlog) == (True, "odd", 1)
     log.error = None
     writer.close()
@@ -94,8 +101,7 @@ def test_the_backlog_is_bounded_and_losses_are_counted() -> None:
     writer = _writer(log, told, backlog_rows=10)
     for i in range(15):
         writer.submit(Group([prediction(i)]))
-    while len(told) < 15:
-        pass
+    until(lambda: len(told) == 15)
     assert (writer.backlog, writer.lost) == (10, 5)
     log.error = None
     writer.close()
