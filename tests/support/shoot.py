@@ -1,11 +1,16 @@
-"""Screenshots of the console over the sample year, light and dark: `python -m tests.support.shoot docs/assets [PAGE …]`.
+"""Screenshots of a console, light and dark: `python -m tests.support.shoot FOLDER [PAGE …]`.
 
-Without pages: `console.png` and `console-dark.png` of the home page, for the README, and `replay.png`. With `all`: every page.
+Without pages: `console.png` (home) and `replay.png`, each with a `-dark` twin; `all`: every page; or names and paths.
+
+It shows the invented sample year, which is for looking at pages only. For pictures that are published, name a console over a
+real ledger: `TIDEMILL_CONSOLE=http://127.0.0.1:8400 TIDEMILL_TOKEN=tm_… python -m tests.support.shoot docs/assets`.
 """
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from tests.support.browser import Page, chromium, console
@@ -21,7 +26,9 @@ def main(folder: Path, wanted: list[str]) -> None:
     """Write the pictures."""
     folder.mkdir(parents=True, exist_ok=True)
     names = list(PAGES) if wanted == ["all"] else wanted or ["loop", "replay"]
-    with console("sample") as (url, token), chromium() as browser:
+    real = os.environ.get("TIDEMILL_CONSOLE")
+    started = nullcontext((real, os.environ.get("TIDEMILL_TOKEN", ""))) if real else console("sample")
+    with started as (url, token), chromium() as browser:
         for theme in ("light", "dark"):
             context = browser.new_context(viewport={"width": 1440, "height": 900}, color_scheme=theme, reduced_motion="reduce")
             page = Page(context, url)
