@@ -248,6 +248,15 @@ class OfflineStoreContract(Contract):
         with pytest.raises(InvalidError, match="lane"):
             store.join(spine_table(spine).drop_columns(["lane"]), VIEWS, scans(tmp_path, {"keyed": rows, "plain": rows}))
 
+    def test_news_that_is_older_than_the_window_does_not_count(self, store: OfflineStore, tmp_path: Path) -> None:
+        """Windows: a row known only after its window has passed, and a correction that late, are never seen, nor missed from the sums."""
+        rows = [_row(happened=MINUTE, learned=10 * MINUTE, delay=3.0), _row(id="y", happened=7 * MINUTE, learned=7 * MINUTE, delay=5.0)]
+        rows.append(_row(id="y", happened=7 * MINUTE, learned=16 * MINUTE, delay=8.0))
+        spine = [{"place": "a", "lane": 1, AT: minute * MINUTE} for minute in (6, 9, 10, 13, 15, 16)]
+        found = store.join(spine_table(spine), VIEWS[:1], scans(tmp_path, {"keyed": rows}))
+        assert found["keyed_windows__count_6m"].to_pylist() == [0, 1, 1, 1, 0, 0]
+        assert found["keyed_windows__delay_sum_6m"].to_pylist() == [None, 5.0, 5.0, 5.0, None, None]
+
     def test_explain_agrees_with_join(self, store: OfflineStore, tmp_path: Path) -> None:
         """What `explain` calls used is what counts, and nothing else."""
 
