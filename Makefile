@@ -15,10 +15,10 @@ demo: $(VENV)/.demo ## replay the New York flights of 2013 through the whole loo
 	$(BIN)/tidemill demo
 
 test: $(VENV)/.dev ## the tests, minutes
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not browser and not live"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not slow and not browser and not live"
 
 test-all: $(VENV)/.dev ## all tests: also slow, browser and live ones
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 check: $(VENV)/.dev ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .

@@ -56,7 +56,12 @@ def train(until: tm.Instant) -> tm.ModelVersion:
 delay = tm.Service(
     "flight-delay",
     features=["carrier", "origin", "dest", "distance", traffic, arrivals, form, legs, sky, hour, weekday],
-    label=late, spine=schedule, key="flight", lead="1h", pipeline=train,
-    gate=tm.Gate("log_loss", block="1d", alpha=0.05), rollout=tm.Rollout(shadow="1d", canary=(0.1, 0.5), bake="1d"),
+    label=late,
+    spine=schedule,
+    key="flight",
+    lead="1h",
+    pipeline=train,
+    gate=tm.Gate("log_loss", block="1d", alpha=0.05),
+    rollout=tm.Rollout(shadow="1d", canary=(0.1, 0.5), bake="1d"),
     retrain=[tm.on_drift(), tm.on_quality(), tm.on_new_data("30d"), tm.every("90d")],
 )

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-
 from tests.e2e.conftest import EXAMPLE, load_script, make_project
+
 from tidemill.core.clock import ReplayClock
 from tidemill.core.instants import DAY_US, parse_instant
 from tidemill.ingestion import IngestReport, rejected

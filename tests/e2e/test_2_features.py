@@ -10,8 +10,8 @@ import pyarrow.dataset as ds
 import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
-
 from tests.e2e.conftest import Story
+
 from tidemill.core.instants import DAY_US, HOUR_US, format_instant
 from tidemill.ledger import schema
 from tidemill.ledger.store import from_json
@@ -38,7 +38,9 @@ def test_a_training_set_for_a_past_date_is_the_one_that_was_built_then(story: St
         output, _ = db.execute(query).first() or (None, None)
         until = from_json(db.execute(sa.select(schema.run.c.params).order_by(schema.run.c.started_us)).scalars().first())["until"]
     then = TrainingSetCodec().load(from_json(output), platform.blobs)
-    corrected = _landings(platform).filter(pc.greater(pc.field("recorded_at"), pa.scalar(until, pa.int64()).cast(pa.timestamp("us", "UTC"))))
+    corrected = _landings(platform).filter(
+        pc.greater(pc.field("recorded_at"), pa.scalar(until, pa.int64()).cast(pa.timestamp("us", "UTC")))
+    )
     old = corrected.filter(pc.less(pc.field("landed_at"), pa.scalar(until, pa.int64()).cast(pa.timestamp("us", "UTC"))))
     assert old.num_rows > 0, "rows about the past came later, so the test means something"
     source = platform.executor._resources[TrainingSource]  # type: ignore[attr-defined]
@@ -75,12 +77,12 @@ def test_explain_shows_what_was_used_and_what_was_not_yet_known(story: Story, pl
 
 
 def test_features_explain_says_it_on_the_command_line(story: Story, platform: Platform) -> None:
-    from tidemill.cli import main
+    from tidemill.cli.app import cli
 
     landing = _late_landing(story, platform)
     at = int(landing["landed_at"].timestamp() * 1e6) + HOUR_US  # type: ignore[attr-defined]
     arguments = ["features", "--project", str(story.project), "explain", "arrivals", "--key", json.dumps({"dest": landing["dest"]})]
-    result = CliRunner().invoke(main, [*arguments, "--at", format_instant(at), "--json"])
+    result = CliRunner().invoke(cli, [*arguments, "--at", format_instant(at), "--json"])
     assert result.exit_code == 0, result.output
     uses = {row["use"] for row in json.loads(result.output)}
     assert {"used", "not_yet_known"} <= uses

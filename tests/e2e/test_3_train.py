@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sqlalchemy as sa
-
 from tests.e2e.conftest import Story
+
 from tidemill.core.instants import DAY_US
 from tidemill.ledger import schema
 from tidemill.platform.root import Platform
@@ -44,7 +44,12 @@ def test_onnx_and_native_answer_equally(story: Story, platform: Platform) -> Non
     onnx = platform.runtime.load(folder).predict([p.values for p in served])
     model = read_model(folder)
     codes = {c: {v: float(i) for i, v in enumerate(values)} for c, values in model.categories.items()}
-    x = np.array([[codes[c].get(v, -1.0) if c in codes else (np.nan if v is None else v) for c, v in zip(p.columns, p.values, strict=True)] for p in served])
+    x = np.array(
+        [
+            [codes[c].get(v, -1.0) if c in codes else (np.nan if v is None else v) for c, v in zip(p.columns, p.values, strict=True)]
+            for p in served
+        ]
+    )
     assert lightgbm.__version__
     np.testing.assert_allclose(onnx, score(model, x), atol=1e-6)
 
@@ -103,9 +108,13 @@ def test_a_run_killed_in_the_middle_goes_on(story: Story, tmp_path: Path) -> Non
     project = tmp_path / "flights"
     shutil.copytree(story.project, project, ignore=shutil.ignore_patterns("data", "replay"))
     source = (project / "definitions.py").read_text()
-    slow = source.replace("x, y = tm.encode(rows)", "x, y = tm.encode(rows)\n    if trees == 200 and os.environ.get('SLOW'):\n        time.sleep(60)", 1)
+    slow = source.replace(
+        "x, y = tm.encode(rows)", "x, y = tm.encode(rows)\n    if trees == 200 and os.environ.get('SLOW'):\n        time.sleep(60)", 1
+    )
     slow = slow.replace("trials=6, rows_limit=40_000", 'trials=2, rows_limit=5_000, fixed={"trees": 20}', 1)
-    (project / "definitions.py").write_text(slow.replace("import lightgbm as lgb\n", "import os\nimport time\n\nimport lightgbm as lgb\n", 1))
+    (project / "definitions.py").write_text(
+        slow.replace("import lightgbm as lgb\n", "import os\nimport time\n\nimport lightgbm as lgb\n", 1)
+    )
     command = [sys.executable, "-m", "tidemill.cli", "train", "--project", str(project), "--until", "2013-02-20"]
     ledger = Platform.open(project).ledger
     running = subprocess.Popen(command, env={**os.environ, "SLOW": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -124,11 +133,17 @@ def test_a_run_killed_in_the_middle_goes_on(story: Story, tmp_path: Path) -> Non
     time.sleep(0.3)
     running.send_signal(signal.SIGKILL)
     running.wait()
-    done = subprocess.run(command + ["--json"], capture_output=True, text=True, check=False, timeout=200)
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False, timeout=200)
     assert done.returncode == 0, done.stderr
     with ledger.read() as db:
-        newest = db.execute(sa.select(schema.run.c.id).where(schema.run.c.status == "finished").order_by(schema.run.c.started_us.desc())).scalars().first()
-        status = dict(db.execute(sa.select(schema.step_run.c.step, schema.step_run.c.status).where(schema.step_run.c.run_id == newest)).tuples())
+        newest = (
+            db.execute(sa.select(schema.run.c.id).where(schema.run.c.status == "finished").order_by(schema.run.c.started_us.desc()))
+            .scalars()
+            .first()
+        )
+        status = dict(
+            db.execute(sa.select(schema.step_run.c.step, schema.step_run.c.status).where(schema.step_run.c.run_id == newest)).tuples()
+        )
     ledger.close()
     assert status["training_set"] == status["tune"] == "cached", status
     assert status["fit"] == "finished"

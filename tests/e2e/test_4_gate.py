@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from tests.e2e.conftest import Story
+
 from tidemill.platform.root import Platform
 from tidemill.retraining import decisions, manual
 
 pytestmark = pytest.mark.xdist_group("story")
 
-FLIP = '''
+FLIP = """
 @tm.step
 def flip(rows: tm.TrainingSet) -> tm.TrainingSet:
     from dataclasses import replace
@@ -24,7 +24,7 @@ def flip(rows: tm.TrainingSet) -> tm.TrainingSet:
 
 
 @tm.pipeline
-def train('''
+def train("""
 
 
 def _challenge(story: Story, platform: Platform, folder: Path, *, flipped: bool) -> Mapping[str, Any]:
@@ -32,7 +32,9 @@ def _challenge(story: Story, platform: Platform, folder: Path, *, flipped: bool)
     folder.mkdir()
     source = (story.project / "definitions.py").read_text()
     if flipped:
-        source = source.replace("\n@tm.pipeline\ndef train(", FLIP, 1).replace('model = fit(parts["train"], **best)', 'model = fit(flip(parts["train"]), **best)', 1)
+        source = source.replace("\n@tm.pipeline\ndef train(", FLIP, 1).replace(
+            'model = fit(parts["train"], **best)', 'model = fit(flip(parts["train"]), **best)', 1
+        )
         assert "flip(parts" in source
     (folder / "definitions.py").write_text(source)
     other = platform.beside(folder)
@@ -66,7 +68,12 @@ def test_a_challenger_trained_on_flipped_labels_is_rejected(story: Story, platfo
 def test_a_challenger_equal_to_the_champion_is_not_promoted(story: Story, platform: Platform) -> None:
     champion = platform.registry.get("flight-delay", "champion")
     twin = platform.registry.register(
-        "flight-delay", champion.digest, run_id=champion.run_id + "-twin", metrics=champion.metrics, meta=champion.meta, at_us=story.until_us
+        "flight-delay",
+        champion.digest,
+        run_id=champion.run_id + "-twin",
+        metrics=champion.metrics,
+        meta=champion.meta,
+        at_us=story.until_us,
     )
     _as_if_run(platform, champion.run_id, twin.run_id)
     decision = manual.judge(platform.loop, platform.definitions.service(), twin.version)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import sqlalchemy as sa
-
 from tests.e2e.conftest import Story
+
 from tidemill.core.instants import DAY_US, format_instant
 from tidemill.ledger import schema
 from tidemill.monitoring.drift import served_subject

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-
 from tests.e2e.conftest import Story
+
 from tidemill.core.clock import ReplayClock
 from tidemill.core.definitions import Trigger, every, on_drift, on_new_data, on_quality
 from tidemill.core.instants import DAY_US
@@ -71,7 +71,11 @@ def test_each_cause_starts_a_run_and_is_recorded(story: Story, tmp_path: Path, k
     loop.reconcile(with_trigger, platform.definitions.service())
     with platform.ledger.read() as db:
         cause = db.execute(sa.select(schema.cause).where(schema.cause.c.id.in_(started))).mappings().one()
-        decision = db.execute(sa.select(schema.decision).where(schema.decision.c.kind == "trigger", schema.decision.c.at_us == story.until_us)).mappings().one()
+        decision = (
+            db.execute(sa.select(schema.decision).where(schema.decision.c.kind == "trigger", schema.decision.c.at_us == story.until_us))
+            .mappings()
+            .one()
+        )
     assert cause["kind"] == kind
     assert "reason" in cause["evidence"]
     assert decision["outcome"] == "retrain"
@@ -148,14 +152,13 @@ def test_a_model_that_passes_offline_and_is_wrong_online_is_rolled_back(story: S
     replay = history.Replay(
         service, clock, past, plan, [lane], "weekly", story.from_us, story.from_us + 21 * DAY_US, story.from_us - 3 * DAY_US, ingest=False
     )
-    try:
-        history.run(replay, canary)
-    finally:
-        with platform.ledger.read() as db:
-            print(db.execute(sa.select(schema.run.c.status, schema.run.c.error)).all())
+    history.run(replay, canary)
     assert runtime.broken, "a challenger passed the gate and the shadow, and became a canary"
     back = [d for d in decisions.listing(platform.ledger, service=service.name, limit=1000) if d.outcome == "rollback"]
-    assert back, [(d.kind, d.outcome, d.subject, d.at_us, d.evidence.get("reason")) for d in decisions.listing(platform.ledger, service=service.name, limit=1000)]
+    assert back, [
+        (d.kind, d.outcome, d.subject, d.at_us, d.evidence.get("reason"))
+        for d in decisions.listing(platform.ledger, service=service.name, limit=1000)
+    ]
     evidence = back[0].evidence
     assert evidence["phase"] == "canary"
     assert evidence["low"] > 0, "shown to be worse on labelled quality"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import sqlalchemy as sa
-
 from tests.e2e.conftest import Story
+
 from tidemill.core.errors import NotFoundError
 from tidemill.core.instants import DAY_US
 from tidemill.ledger import schema
@@ -49,10 +49,16 @@ def test_an_unknown_prediction_says_where_ids_are(platform: Platform) -> None:
 
 def test_a_run_reproduces_bit_for_bit(story: Story, platform: Platform) -> None:
     with platform.ledger.read() as db:
-        run = db.execute(sa.select(schema.run.c.id).where(schema.run.c.service == "flight-delay").order_by(schema.run.c.started_us)).scalars().first()
+        run = (
+            db.execute(sa.select(schema.run.c.id).where(schema.run.c.service == "flight-delay").order_by(schema.run.c.started_us))
+            .scalars()
+            .first()
+        )
         versions = db.execute(sa.select(sa.func.count()).select_from(schema.model_version)).scalar_one()
     report = reproduce(platform.loop, str(run))
     assert report["verdict"] == "bit-equal", report["first"]
     assert {row["node"] for row in report["steps"]} >= {"training_set", "tune", "fit", "evaluate"}
     with platform.ledger.read() as db:
-        assert db.execute(sa.select(sa.func.count()).select_from(schema.model_version)).scalar_one() == versions, "a reproduction registers nothing"
+        assert db.execute(sa.select(sa.func.count()).select_from(schema.model_version)).scalar_one() == versions, (
+            "a reproduction registers nothing"
+        )

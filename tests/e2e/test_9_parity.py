@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-
 from tests.e2e.conftest import Story
+
 from tidemill.core.instants import DAY_US, HOUR_US
 from tidemill.features import verify
 from tidemill.features.ports import ParityReport
@@ -95,11 +95,13 @@ def test_a_late_event_that_was_dropped_is_caught(story: Story, platform: Platfor
     rows = ds.dataset(list(landings.paths), schema=landings.schema, format="parquet").to_table()
     first = min(p.at_us for p in served)
     target = next(p for p in served if p.at_us > first + 12 * HOUR_US)
-    late = {name: None for name in rows.column_names} | {
+    late = dict.fromkeys(rows.column_names) | {
         "flight": "late-1", "dest": target.request["dest"], "carrier": target.request["carrier"], "origin": "JFK", "tailnum": "N0LATE",
         "arr_delay": 500.0, "landed_at": target.at_us - 3 * HOUR_US, "recorded_at": target.at_us - HOUR_US,
     }  # fmt: skip
-    extra = pa.Table.from_pylist([late], schema=pa.schema([(f.name, pa.int64() if pa.types.is_timestamp(f.type) else f.type) for f in rows.schema]))
+    extra = pa.Table.from_pylist(
+        [late], schema=pa.schema([(f.name, pa.int64() if pa.types.is_timestamp(f.type) else f.type) for f in rows.schema])
+    )
     path = tmp_path / "late.parquet"
     pq.write_table(extra.cast(rows.schema), path)
     scans["landings"] = replace(landings, paths=(*landings.paths, str(path)))

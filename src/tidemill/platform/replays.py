@@ -74,6 +74,7 @@ def prepare(
 ) -> tuple[Replay, list[Platform]]:
     """Open a platform per policy, read the world, and set everything up for `tidemill.retraining.replay.run`."""
     from tidemill.features import apply_on_demand
+    from tidemill.retraining import loop as stages
     from tidemill.retraining import replay as history
     from tidemill.retraining import world
     from tidemill.serving import compile_plan
@@ -90,6 +91,7 @@ def prepare(
         for name in names[1:]
     ]
     platforms = [main, *others]
+    stages.learn_from_sources(main.loop)
     past = world.from_sources(main.definitions.tables, main.sources, main.auditor)
     if asked.spine.name not in past:
         raise InvalidError(f"there are no rows in {asked.spine.source!r} to replay; write the data first, then replay")

@@ -168,7 +168,11 @@ class Platform:
         """The source of each table that has one, by table name."""
         from tidemill.ingestion.embedded import open_source
 
-        return {name: open_source(table.source, self.project, table, self.stream) for name, table in self.definitions.tables.items() if table.source}
+        return {
+            name: open_source(table.source, self.project, table, self.stream)
+            for name, table in self.definitions.tables.items()
+            if table.source
+        }
 
     @cached_property
     def stream(self) -> Stream:

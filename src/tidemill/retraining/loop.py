@@ -29,6 +29,7 @@ from tidemill.retraining.ports import Cause, Loop
 from tidemill.validation.ports import Audit, Profiler, SchemaStore
 
 FIRST_MONTH_US = 30 * DAY_US
+FOREVER_US = 2**62
 KEEP_SNAPSHOTS_US = 14 * DAY_US
 
 
@@ -106,16 +107,41 @@ def write_labels(loop: Loop, label: Label, rows: pa.Table) -> int:
 
 
 def learn_schemas(loop: Loop) -> None:
-    """Infer the schema of each table that has a month of rows and no schema yet; people curate it from there."""
+    """Infer the schema of each table that has a month of published rows and no schema yet; people curate it from there."""
     for name, table in loop.definitions.tables.items():
         if name in loop.sources and loop.schemas.find(name) is None and (rows := _read(loop, table)) is not None:
-            known = pc.cast(rows.column(table.known_time), pa.int64())
-            first, last = pc.min(known).as_py(), pc.max(known).as_py()
-            if last - first >= FIRST_MONTH_US:
-                month = rows.filter(pc.less(known, first + FIRST_MONTH_US))
-                loop.schemas.save(validation.infer(name, month, unique=table.keys))
-                with loop.ledger.write() as db:
-                    emit(db, "schema.inferred", name, {"rows": month.num_rows}, at_us=loop.clock.now_us(), actor=loop.actor)
+            infer_schema(loop, table, rows)
+
+
+def learn_from_sources(loop: Loop) -> None:
+    """The same from what the sources hold, for a project whose history is about to be replayed: the audit judges it from the start."""
+    for name, source in loop.sources.items():
+        if loop.schemas.find(name) is not None:
+            continue
+        table, taken = loop.definitions.tables[name], []
+        for batch in source.read(after=None, until_us=FOREVER_US):
+            taken.append(batch.rows)
+            if batch.available_us - FIRST_MONTH_US > _known(table, taken[0])[0]:
+                break
+        if taken:
+            infer_schema(loop, table, pa.concat_tables(taken, promote_options="default"))
+
+
+def infer_schema(loop: Loop, table: Table, rows: pa.Table) -> None:
+    """Infer a schema from the first month of `rows` and save it; less than a month is not enough to judge by."""
+    first, last = _known(table, rows)
+    if last - first < FIRST_MONTH_US - DAY_US:
+        return
+    month = rows.filter(pc.less(pc.cast(rows.column(table.known_time), pa.int64()), first + FIRST_MONTH_US))
+    loop.schemas.save(validation.infer(table.name, month, unique=table.keys))
+    with loop.ledger.write() as db:
+        emit(db, "schema.inferred", table.name, {"rows": month.num_rows}, at_us=loop.clock.now_us(), actor=loop.actor)
+
+
+def _known(table: Table, rows: pa.Table) -> tuple[int, int]:
+    """The first and the last known time of rows."""
+    span = pc.min_max(pc.cast(pc.cast(rows.column(table.known_time), pa.timestamp("us", tz="UTC")), pa.int64())).as_py()
+    return int(span["min"]), int(span["max"])
 
 
 def monitor(loop: Loop, service: Service, from_us: int, until_us: int) -> None:

@@ -122,9 +122,16 @@ def _compare(graph: Graph, before: Mapping[str, Mapping[str, Any]], after: Mappi
 
 
 def _inputs_that_differ(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Names of the parts of the cache key that are not the same; none means that the step itself is not deterministic."""
-    was, now = from_json(old.get("key_parts")) or {}, from_json(new.get("key_parts")) or {}
-    return sorted(f"{name}: {_short(was.get(name))} -> {_short(now.get(name))}" for name in {*was, *now} if was.get(name) != now.get(name))
+    """The parts of the cache key that are not the same, each by its path; none means that the step itself is not deterministic."""
+    return sorted(_differing("", from_json(old.get("key_parts")) or {}, from_json(new.get("key_parts")) or {}))
+
+
+def _differing(path: str, was: Any, now: Any) -> list[str]:
+    if was == now:
+        return []
+    if isinstance(was, dict) and isinstance(now, dict):
+        return [text for name in {*was, *now} for text in _differing(f"{path}.{name}".lstrip("."), was.get(name), now.get(name))]
+    return [f"{path}: {_short(was)} -> {_short(now)}"]
 
 
 def _short(value: Any) -> str:

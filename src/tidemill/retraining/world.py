@@ -17,10 +17,10 @@ import pyarrow.dataset as ds
 
 from tidemill.core.definitions import Service, Table
 from tidemill.ingestion.ports import Source
+from tidemill.retraining.loop import FOREVER_US
 from tidemill.validation.ports import Audit
 from tidemill.versioning.ports import Scan
 
-FOREVER_US = 2**62
 Times = npt.NDArray[np.int64]
 
 
