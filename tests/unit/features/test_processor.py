@@ -83,6 +83,14 @@ def test_a_correction_reaches_rows_of_before_a_restart(tmp_path: Path) -> None:
     assert processor.known_us("pings") is None
 
 
+def test_a_correction_counts_from_the_very_time_it_is_known(tmp_path: Path) -> None:
+    processor = TileProcessor(SqliteOnlineStore(tmp_path / "o.db"), BOTH)
+    processor.push("trips", trips(("x", 10, 12, 5.0)))
+    assert read(processor, 20)["busy__delay_mean_1h"] == 5.0
+    processor.push("trips", trips(("x", 10, 20, 9.0)))
+    assert read(processor, 20) == {"busy__delay_mean_1h": 9.0, "busy__count_1h": 1, "busy__delay": 9.0, "alive__level": None}
+
+
 def test_state_and_memory_do_not_grow_with_time(tmp_path: Path) -> None:
     store = SqliteOnlineStore(tmp_path / "o.db")
     processor = TileProcessor(store, BOTH)
