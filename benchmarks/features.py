@@ -212,7 +212,7 @@ def main() -> None:
     with kit.scratch() as folder:
         flights = Flights(folder / "data", quick=options.quick)
         if options.wants("training_set"):
-            training_set(flights, 3 if options.quick else 5)
+            training_set(flights, 3)
         if any(options.wants(t) for t in ("push", "read", "commit", "read_store")):
             online(flights, folder, 2 if options.quick else 5, quick=options.quick)
 
