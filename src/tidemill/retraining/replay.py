@@ -19,7 +19,7 @@ from tidemill.core.definitions import Definitions, Service
 from tidemill.core.errors import InvalidError
 from tidemill.core.instants import DAY_US, format_instant
 from tidemill.ledger import schema
-from tidemill.ledger.store import Ledger, from_json, insert_once, to_json
+from tidemill.ledger.store import Ledger, from_json, insert_once, to_json, upsert
 from tidemill.retraining import loop as stages
 from tidemill.retraining import summary
 from tidemill.retraining.ports import Loop
@@ -96,34 +96,37 @@ def _tick(replay: Replay, now: int, until: int) -> None:
     if serving or until > replay.from_us - horizon_us(loop.definitions):
         _stream(replay, now, until)
     if serving:
-        _serve(replay, requests(replay.world, service, now, until))
+        _serve(replay, now, until)
     loop.processor.commit()
     replay.clock.advance_to(until)
     if replay.ingest:
         reports = stages.ingest(loop)
         stages.learn_labels(loop, reports)
-        _share_batches(replay, {report.batch_id for report in reports})
+        _share_batches(replay, until)
         stages.maintain(loop, every=replay.maintain_every)
     if until < replay.from_us:
         return
     for lane in replay.lanes:
-        if serving:
+        if serving and _reached(replay, lane, "monitored") < until:
             stages.monitor(lane.loop, service, now, until)
+            _reach(replay, lane, "monitored", until)
         stages.reconcile(lane.loop, service)
         lane.scorer.refresh()
 
 
-def _share_batches(replay: Replay, fresh: set[str]) -> None:
-    """Let each policy's ledger know what was published; the data itself is shared."""
-    others = [lane.loop.ledger for lane in replay.lanes if lane.loop.ledger is not replay.main.loop.ledger]
-    if not others or not fresh:
-        return
-    with replay.main.loop.ledger.read() as db:
-        rows = [dict(row) for row in db.execute(sa.select(schema.batch).where(schema.batch.c.id.in_(fresh))).mappings()]
-    for ledger in others:
-        with ledger.write(durable=False) as db:
-            for row in rows:
-                insert_once(db, schema.batch, row)
+def _share_batches(replay: Replay, until: int) -> None:
+    """Let each policy's ledger know what was published by now; the data itself is shared."""
+    batch, main = schema.batch, replay.main.loop.ledger
+    for ledger in (lane.loop.ledger for lane in replay.lanes if lane.loop.ledger is not main):
+        with ledger.read() as db:
+            known = set(db.execute(sa.select(batch.c.id)).scalars())
+        with main.read() as db:
+            new = set(db.execute(sa.select(batch.c.id).where(batch.c.at_us <= until)).scalars()) - known
+            rows = [dict(row) for row in db.execute(sa.select(batch).where(batch.c.id.in_(new))).mappings()] if new else []
+        if rows:
+            with ledger.write(durable=False) as db:
+                for row in rows:
+                    insert_once(db, batch, row)
 
 
 def _stream(replay: Replay, now: int, until: int) -> None:
@@ -134,12 +137,25 @@ def _stream(replay: Replay, now: int, until: int) -> None:
             replay.main.loop.processor.push(name, rows)
 
 
-def _serve(replay: Replay, asked: Requests) -> None:
-    if not asked.ids:
-        return
-    inputs = replay.plan.inputs(asked.rows, asked.at_us)
-    for lane in replay.lanes:
-        lane.scorer.answer(asked.rows, inputs, asked.ids, asked.at_us)
+def _serve(replay: Replay, now: int, until: int) -> None:
+    """Answer what is due in [now, until). A tick that is taken again has answered: whoever went live at its end must not answer as well."""
+    waiting = [lane for lane in replay.lanes if _reached(replay, lane, "served") < until]
+    asked = requests(replay.world, replay.service, now, until) if waiting else Requests((), (), ())
+    inputs = replay.plan.inputs(asked.rows, asked.at_us) if asked.ids else []
+    for lane in waiting:
+        if asked.ids:
+            lane.scorer.answer(asked.rows, inputs, asked.ids, asked.at_us)
+        _reach(replay, lane, "served", until)
+
+
+def _reached(replay: Replay, lane: Lane, stage: str) -> int:
+    """Up to where a lane is through with a stage."""
+    return int(_load(lane.loop.ledger, f"replay-{stage}:{replay.id}").get("until_us", replay.first_us))
+
+
+def _reach(replay: Replay, lane: Lane, stage: str, until: int) -> None:
+    """Note it in the lane's own ledger, so that it is there whenever what the lane decided behind it is."""
+    _save(lane.loop.ledger, f"replay-{stage}:{replay.id}", {"until_us": until}, until, durable=False)
 
 
 def horizon_us(definitions: Definitions) -> int:
@@ -149,9 +165,10 @@ def horizon_us(definitions: Definitions) -> int:
 
 
 def _resume(ledger: Ledger, replay: Replay) -> int:
-    with ledger.read() as db:
-        row = db.execute(sa.select(schema.state.c.value).where(schema.state.c.name == f"replay-tick:{replay.id}")).scalar()
-    done = from_json(row)["until_us"] if row else replay.first_us
+    done = _load(ledger, f"replay-tick:{replay.id}").get("until_us")
+    if done is None:  # from now on the runs of this ledger are a replay's
+        _mark(ledger, replay, replay.first_us)
+        done = replay.first_us
     replay.clock.advance_to(max(done, replay.clock.now_us()))
     for lane in replay.lanes:
         lane.scorer.refresh()
@@ -162,7 +179,12 @@ def _mark(ledger: Ledger, replay: Replay, until: int) -> None:
     _save(ledger, f"replay-tick:{replay.id}", {"until_us": until}, until)
 
 
-def _save(ledger: Ledger, name: str, value: Mapping[str, Any], at_us: int) -> None:
-    with ledger.write() as db:
-        db.execute(schema.state.delete().where(schema.state.c.name == name))
-        db.execute(schema.state.insert().values(name=name, value=to_json(value), at_us=at_us))
+def _load(ledger: Ledger, name: str) -> dict[str, Any]:
+    with ledger.read() as db:
+        found = from_json(db.execute(sa.select(schema.state.c.value).where(schema.state.c.name == name)).scalar())
+    return dict(found) if found else {}
+
+
+def _save(ledger: Ledger, name: str, value: Mapping[str, Any], at_us: int, *, durable: bool = True) -> None:
+    with ledger.write(durable=durable) as db:
+        upsert(db, schema.state, {"name": name, "value": to_json(value), "at_us": at_us})
