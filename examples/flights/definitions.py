@@ -17,7 +17,8 @@ traffic = tm.FeatureView("traffic", origin, departures, [tm.mean("dep_delay", ov
 arrivals = tm.FeatureView("arrivals", dest, landings, [tm.mean("arr_delay", over="6h", hop="5m")])
 form = tm.FeatureView("form", carrier, landings, [tm.mean("arr_delay", over="24h", hop="1h")])
 legs = tm.FeatureView("legs", plane, landings, [tm.latest("arr_delay", ttl="2d")])
-sky = tm.FeatureView("sky", origin, weather, [tm.latest("wind_speed", "visib", "precip", "temp", ttl="6h")])
+sky = tm.FeatureView("sky", origin, weather, [tm.latest("temp", "dewp", "humid", "wind_speed", "precip", "pressure", "visib", ttl="6h")])
+aircraft = tm.FeatureView("aircraft", plane, planes, [tm.latest("year", "seats", ttl="3650d")])
 
 
 @tm.on_demand
@@ -32,7 +33,7 @@ def weekday(scheduled_at):
     return (scheduled_at.astype("M8[D]").astype(np.int64) + 3) % 7
 
 
-late = tm.Label("late", landings, "arr_delay > 15", key="flight", matures="1d")
+late = tm.Label("late", landings, "arr_delay > 15", key="flight", matures="12h")
 
 
 @tm.step
@@ -47,21 +48,21 @@ def fit(rows: tm.TrainingSet, leaves: int = 31, rate: float = 0.06, trees: int =
 @tm.pipeline
 def train(until: tm.Instant) -> tm.ModelVersion:
     """From published tables to a registered model version."""
-    parts = tm.holdout(tm.training_set("flight-delay", until=until), last="7d")
-    best = tm.tune(fit, parts["train"], leaves=tm.integer(7, 63), rate=tm.log(0.03, 0.2), trials=6, rows_limit=40_000)
+    parts = tm.holdout(tm.training_set("flight-delay", until=until), last="5d")
+    best = tm.tune(fit, parts["train"], leaves=tm.integer(15, 63), rate=tm.log(0.03, 0.1), trials=4, rows_limit=30_000)
     model = fit(parts["train"], **best)
     return tm.register(model, tm.evaluate(model, parts["test"]))
 
 
 delay = tm.Service(
     "flight-delay",
-    features=["carrier", "origin", "dest", "distance", traffic, arrivals, form, legs, sky, hour, weekday],
+    features=["carrier", "origin", "dest", "distance", traffic, arrivals, form, legs, sky, aircraft, hour, weekday],
     label=late,
     spine=schedule,
     key="flight",
     lead="1h",
     pipeline=train,
-    gate=tm.Gate("log_loss", block="1d", alpha=0.05),
-    rollout=tm.Rollout(shadow="1d", canary=(0.1, 0.5), bake="1d"),
+    gate=tm.Gate("log_loss", block="1d", alpha=0.2),
+    rollout=tm.Rollout(shadow="1d", canary=(0.25,), bake="1d"),
     retrain=[tm.on_drift(), tm.on_quality(), tm.on_new_data("30d"), tm.every("90d")],
 )

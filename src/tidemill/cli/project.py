@@ -40,12 +40,13 @@ def init_command(name: Path) -> None:
 @click.option("--examples", type=click.Path(path_type=Path), help="The folder with flights/, when it is not in this checkout.")
 def demo_command(overrides: Sequence[str], from_: str, to: str, policy: str, examples: Path | None) -> int:
     """Replay the New York flights of 2013 through the whole loop."""
-    from tidemill.cli.demo import flights, make_data
+    from tidemill.cli.demo import flights, look_back, make_data
     from tidemill.cli.retraining import replay_project
 
     project = flights(examples)
     make_data(project)
-    return replay_project(project, overrides, from_=from_, to=to, policies=policy.split(","), service=None, as_json=False)
+    code = replay_project(project, overrides, from_=from_, to=to, policies=policy.split(","), service=None, as_json=False)
+    return code or look_back(project, overrides)
 
 
 @click.command("doctor")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -21,6 +22,14 @@ from tidemill.validation.ports import Profile, Profiler
 from tidemill.versioning.ports import BlobStore
 
 WINDOW_US = 7 * DAY_US
+
+
+class _Once:
+    """Scores and labels, each window read once for all versions of a turn."""
+
+    def __init__(self, log: PredictionLog, labels: LabelStore) -> None:
+        self.scores = lru_cache(maxsize=None)(log.scores)
+        self.as_of = lru_cache(maxsize=None)(labels.as_of)
 
 
 def observe(
@@ -56,9 +65,10 @@ def observe(
         return out
     reach = service.lead_us + service.label.matures_us
     start = end - WINDOW_US - (-(-reach // DAY_US)) * DAY_US
+    once: Any = _Once(log, labels)
     for version in (None, *versions):
-        quality(service, version, log=log, labels=labels, metrics=metrics, from_us=start, until_us=end - WINDOW_US, at_us=now_us)
-        out.append(quality(service, version, log=log, labels=labels, metrics=metrics, from_us=end - WINDOW_US, until_us=end, at_us=now_us))
+        quality(service, version, log=once, labels=once, metrics=metrics, from_us=start, until_us=end - WINDOW_US, at_us=now_us)
+        out.append(quality(service, version, log=once, labels=once, metrics=metrics, from_us=end - WINDOW_US, until_us=end, at_us=now_us))
     for version, trained in baselines.items():
         if trained is not None:
             window = {"from_us": end - WINDOW_US, "until_us": end, "at_us": now_us}

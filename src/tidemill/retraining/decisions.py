@@ -66,11 +66,13 @@ def promote(loop: Loop, service: Service, version: int, actor: str, *, reason: s
     Raises:
         NotFoundError: no such version.
         ConflictError: it is live already.
+        RefusedError: its artifact is damaged (`CorruptError`) or could run code; nothing was done.
     """
     wanted = loop.registry.get(service.name, version)
     before = transitions.live(loop.ledger, service.name)
     if before and before.version == wanted.version:
         raise ConflictError(f"version {wanted.version} of {service.name!r} is live already; nothing was done")
+    loop.runtime.load(loop.blobs.fetch(wanted.digest))  # what servers would refuse must not become what they are told to serve
     at_us = loop.clock.now_us()
     decision = Decision(
         id=ids.derive("decision", "manual", service.name, wanted.version, before.id if before else None, at_us),

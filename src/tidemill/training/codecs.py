@@ -77,8 +77,8 @@ class ModelCodec:
             facts = pack_model(value, folder)
             size = sum(file.stat().st_size for file in folder.iterdir())
             digest = blobs.put(folder)
-        meta = {**value.meta, "onnx_difference": facts["onnx_difference"]}
-        return {"digest": digest, "size_bytes": size, "flavor": value.flavor, "meta": meta}
+        difference = facts["onnx_difference"]  # not in meta: what is read back is what was returned
+        return {"digest": digest, "size_bytes": size, "flavor": value.flavor, "onnx_difference": difference, "meta": dict(value.meta)}
 
     def load(self, description: Mapping[str, Any], blobs: BlobStore) -> Model:
         """Read it back. Raises `CorruptError`."""

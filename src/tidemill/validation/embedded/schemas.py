@@ -36,11 +36,22 @@ class YamlSchemaStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._read: dict[str, tuple[tuple[int, int], TableSchema]] = {}
 
     def find(self, table: str) -> TableSchema | None:
         path = self._path(table)
-        if not path.exists():
+        try:
+            stat = path.stat()
+        except FileNotFoundError:
             return None
+        stamp = (stat.st_mtime_ns, stat.st_size)
+        known = self._read.get(table)
+        if known is None or known[0] != stamp:
+            self._read[table] = known = (stamp, self._parse(path, table))
+        return known[1]
+
+    @staticmethod
+    def _parse(path: Path, table: str) -> TableSchema:
         try:
             body = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as exc:
