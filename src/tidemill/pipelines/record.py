@@ -50,10 +50,13 @@ class Record:
             "started_us": at_us,
         }
         with self.ledger.write(durable=False) as db:
+            ours = schema.run.c.id == self.run_id
+            before = db.execute(sa.select(schema.run.c.status).where(ours)).scalar()
             if not insert_once(db, schema.run, row):
                 again = {key: row[key] for key in ("status", "graph", "code", "environment")}
-                db.execute(sa.update(schema.run).where(schema.run.c.id == self.run_id).values(**again, error=None, finished_us=None))
-            emit(db, "run.started", self.run_id, {"pipeline": self.graph.pipeline, "service": service, "cause": cause_id}, at_us=at_us)
+                db.execute(sa.update(schema.run).where(ours).values(**again, error=None, finished_us=None))
+            if before != "running":  # one that was killed goes on; it started once
+                emit(db, "run.started", self.run_id, {"pipeline": self.graph.pipeline, "service": service, "cause": cause_id}, at_us=at_us)
 
     def finished_nodes(self) -> dict[str, tuple[str, dict[str, Any]]]:
         """Cache key and output of the nodes that an earlier attempt at this run finished."""

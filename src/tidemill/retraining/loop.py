@@ -133,9 +133,10 @@ def infer_schema(loop: Loop, table: Table, rows: pa.Table) -> None:
     if last - first < FIRST_MONTH_US - DAY_US:
         return
     month = rows.filter(pc.less(pc.cast(rows.column(table.known_time), pa.int64()), first + FIRST_MONTH_US))
-    loop.schemas.save(validation.infer(table.name, month, unique=table.keys))
-    with loop.ledger.write() as db:
+    inferred = validation.infer(table.name, month, unique=table.keys)
+    with loop.ledger.write() as db:  # before the schema is there: whoever is killed in between does both again
         emit(db, "schema.inferred", table.name, {"rows": month.num_rows}, at_us=loop.clock.now_us(), actor=loop.actor)
+    loop.schemas.save(inferred)
 
 
 def _known(table: Table, rows: pa.Table) -> tuple[int, int]:

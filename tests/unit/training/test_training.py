@@ -190,6 +190,7 @@ def test_models_are_kept_as_their_package(model: Model, blobs: BlobStore) -> Non
     back = codec.load(kept, blobs)
     assert back.native == model.native
     assert back.meta["snapshots"] == {"landings": 7}
+    assert back.meta == model.meta, "a step that was killed and goes on must not get another model than one that was not"
     assert codec.store(back, blobs)["digest"] == kept["digest"]
     assert codec.store(replace(model, meta={**model.meta, "snapshots": {"landings": 9}}), blobs)["digest"] == kept["digest"]
 

@@ -1,0 +1,362 @@
+"""Bad input and faults: killed replays, reconcilers and servers, damaged artifacts, full disks, wrong settings."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import sqlalchemy as sa
+from tests.support.faults import (
+    FROM,
+    POLICIES,
+    TO,
+    command,
+    differences,
+    end_state,
+    eventually,
+    killed_at_random,
+    replay_command,
+    rows,
+    run_for,
+    running,
+    small_project,
+)
+
+from tidemill.core.errors import CorruptError, RefusedError
+from tidemill.core.instants import parse_instant
+from tidemill.features import apply_on_demand
+from tidemill.ledger import schema
+from tidemill.platform.replays import replay
+from tidemill.platform.root import Platform
+from tidemill.retraining import decisions, loop
+from tidemill.retraining import replay as history
+from tidemill.serving import Scorer, Tokens, compile_plan
+from tidemill.serving.embedded import SqlitePredictionLog
+
+pytestmark = pytest.mark.xdist_group("faults")
+ORDER = {"kitchen": "taco", "distance_km": 3.2, "items": 2, "placed_at": "2024-01-14T19:00:00Z"}
+IN_TESTS, SEEDS = 3, 20
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """A replay that nobody disturbed. `cpu_s`: what its process used."""
+
+    project: Path
+    state: dict[str, list[str]]
+    cpu_s: float
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    project = small_project(tmp_path_factory.mktemp("undisturbed") / "kitchen")
+    _, used = run_for(replay_command(project))
+    return Undisturbed(project, end_state(project), used)
+
+
+def test_the_replay_that_is_killed_has_a_whole_story(undisturbed: Undisturbed) -> None:
+    """Otherwise the tests below would show little."""
+    found = undisturbed.state
+    assert len(found["eager: run"]) == 5
+    assert len(found["never: run"]) == 1
+    outcomes = Counter((r["kind"], r["outcome"]) for r in rows(undisturbed.project / ".tidemill" / "ledger.db", "SELECT * FROM decision"))
+    assert outcomes["gate", "reject"] >= 1
+    assert outcomes["rollout", "advance"] >= 1
+    assert outcomes["rollout", "promote"] >= 2
+    assert len(found["eager: predictions"]) > len(found["never: predictions"]) == 990
+
+
+@pytest.mark.parametrize("seed", [pytest.param(n, marks=() if n < IN_TESTS else pytest.mark.slow) for n in range(SEEDS)])
+def test_a_replay_killed_at_random_ends_as_if_it_had_not_been(undisturbed: Undisturbed, tmp_path: Path, seed: int) -> None:
+    project = small_project(tmp_path / "kitchen")
+    assert killed_at_random(project, undisturbed.cpu_s, seed, kills=1 if seed < IN_TESTS else 4) >= 1
+    assert differences(undisturbed.state, end_state(project)) == []
+
+
+class KilledError(BaseException):
+    """The process is gone."""
+
+
+def _mortal(function: Callable[..., Any], seen: set[object], *, before: bool) -> Callable[..., Any]:
+    """A function that kills its process the first time it is called with these times."""
+
+    def call(*args: Any) -> Any:
+        when = tuple(a for a in args if isinstance(a, int)) or (len(seen),)
+        if when in seen:
+            return function(*args)
+        seen.add(when)
+        if not before:
+            function(*args)
+        raise KilledError
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "before"),
+    [
+        (history, "_mark", True),  # a whole tick done, and who went live by it would answer the tick once more
+        pytest.param(history, "_share_batches", True, marks=pytest.mark.slow),  # published, but the other policies do not know it yet
+        pytest.param(loop, "monitor", True, marks=pytest.mark.slow),
+        pytest.param(loop, "monitor", False, marks=pytest.mark.slow),
+    ],
+)
+def test_every_tick_killed_at_its_weakest_points(
+    undisturbed: Undisturbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: Any, name: str, before: bool
+) -> None:
+    project, seen = small_project(tmp_path / "kitchen"), set[object]()
+    monkeypatch.setattr(module, name, _mortal(getattr(module, name), seen, before=before))
+    for _ in range(100):
+        try:
+            replay(project, from_us=parse_instant(FROM), until_us=parse_instant(TO), policies=POLICIES)
+        except KilledError:
+            continue
+        break
+    assert len(seen) >= 9
+    assert differences(undisturbed.state, end_state(project)) == []
+
+
+def test_a_reconciler_killed_within_a_run_ends_the_run_once(tmp_path: Path) -> None:
+    days = (datetime.now(UTC) - datetime(2024, 1, 12, tzinfo=UTC)).days  # held out: the present's last days have no rows
+    slow = {"import lightgbm as lgb": "import time\n\nimport lightgbm as lgb", "    x, y = tm": "    time.sleep(1)\n    x, y = tm"}
+    project = small_project(tmp_path / "kitchen", **slow, **{'last="5d"': f'last="{days}d"'})
+    ledger, said = project / ".tidemill" / "ledger.db", tmp_path / "said"
+    line = command(
+        "reconciler", "--project", project, "-o", "retraining=never", "-o", "retraining.tick=1s", module="tidemill.cli.processes"
+    )
+
+    def steps(*status: str) -> dict[str, dict[str, Any]]:
+        try:
+            found = rows(ledger, "SELECT * FROM step_run")
+        except sqlite3.OperationalError:  # the ledger is being made
+            return {}
+        return {row["step"]: row for row in found if row["status"] in status}
+
+    with running(line, said) as first:
+        eventually(lambda: "fit" in steps("running"), first, said)
+        first.kill()
+        first.wait()
+    done = steps("finished")
+    assert "training_set" in done
+    assert [row["status"] for row in rows(ledger, "SELECT * FROM run")] == ["running"]
+    with running(line, said) as second:
+        eventually(lambda: bool(rows(ledger, "SELECT * FROM deployment WHERE role = 'live'")), second, said)
+        second.send_signal(signal.SIGTERM)
+        assert second.wait(30) == 0
+    assert [(row["status"], row["error"]) for row in rows(ledger, "SELECT * FROM run")] == [("finished", None)]
+    assert {name: row["wall_ms"] for name, row in steps("finished").items() if name in done} == {n: r["wall_ms"] for n, r in done.items()}
+    for table in ("cause", "model_version", "deployment"):
+        assert len(rows(ledger, f"SELECT * FROM {table}")) == 1, table
+    events = Counter(row["kind"] for row in rows(ledger, "SELECT * FROM event"))
+    assert [events[kind] for kind in ("cause", "run.started", "run.finished", "model.registered", "deployment")] == [1] * 5
+    assert events["batch.published"] == len(rows(ledger, "SELECT * FROM batch")) == 30
+
+
+@dataclass
+class Server:
+    """A running model server of the project, and a way to ask it."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    token: str
+
+    def infer(self, id_: str, client: httpx.Client) -> Any:
+        inputs = [
+            {"name": name, "shape": [1], "datatype": "BYTES" if isinstance(value, str) else "FP64", "data": [value]}
+            for name, value in ORDER.items()
+        ]
+        answer = client.post(f"{self.url}/v2/models/kitchen/infer", json={"id": id_, "inputs": inputs})
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def client(self) -> httpx.Client:
+        return httpx.Client(headers={"authorization": f"Bearer {self.token}"}, timeout=20)
+
+
+@contextmanager
+def serving(project: Path, token: str, said: Path) -> Iterator[Server]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+
+    def ready() -> bool:
+        try:
+            return httpx.get(f"http://127.0.0.1:{port}/v2/health/ready", timeout=1).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    with running(command("server", "--project", project, "-o", f"serving.port={port}", module="tidemill.cli.processes"), said) as process:
+        eventually(ready, process, said)
+        yield Server(process, f"http://127.0.0.1:{port}", token)
+
+
+@pytest.fixture(scope="module")
+def token(undisturbed: Undisturbed) -> str:
+    platform = Platform.open(undisturbed.project)
+    made = Tokens(platform.ledger, platform.clock).make("test", "ml-engineer")
+    platform.close()
+    return made
+
+
+def _ask_until_it_dies(server: Server, name: str, acknowledged: list[str]) -> None:
+    with server.client() as client:
+        for number in range(100_000):
+            try:
+                answer = server.infer(f"{name}-{number}", client)
+            except httpx.TransportError:
+                return
+            if answer["parameters"]["logged"] is True:
+                acknowledged.append(answer["id"])
+
+
+def _kill_rounds(project: Path, token: str, said: Path, rounds: int) -> None:
+    acknowledged: list[str] = []
+    chance = random.Random(rounds)
+    for turn in range(rounds):
+        before = len(acknowledged)
+        with serving(project, token, said) as server:
+            asking = [threading.Thread(target=_ask_until_it_dies, args=(server, f"of-{rounds}-{turn}-{n}", acknowledged)) for n in range(4)]
+            for thread in asking:
+                thread.start()
+            while len(acknowledged) < before + 20:
+                time.sleep(0.005)
+            time.sleep(chance.uniform(0, 0.3))
+            server.process.kill()
+            for thread in asking:
+                thread.join()
+    log = SqlitePredictionLog(project / ".tidemill" / "predictions.db")
+    kept = Counter(p.id for p in log.read("kitchen", from_us=parse_instant(TO), roles=("live", "canary")))
+    log.close()
+    assert [name for name in acknowledged if kept[name] != 1] == []
+    assert set(kept.values()) == {1}
+
+
+def test_a_server_killed_under_load_loses_no_acknowledged_prediction(undisturbed: Undisturbed, token: str, tmp_path: Path) -> None:
+    _kill_rounds(undisturbed.project, token, tmp_path / "said", 3)
+
+
+@pytest.mark.slow
+def test_a_server_killed_under_load_20_times_loses_no_acknowledged_prediction(undisturbed: Undisturbed, token: str, tmp_path: Path) -> None:
+    _kill_rounds(undisturbed.project, token, tmp_path / "said", 20)
+
+
+def test_on_a_full_disk_the_server_goes_on_and_says_that_logging_is_degraded(undisturbed: Undisturbed, token: str, tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    if not hasattr(resource, "prlimit"):
+        pytest.skip("the limit of another process's files can only be set on Linux")
+    with serving(undisturbed.project, token, tmp_path / "said") as server, server.client() as client:
+
+        def log() -> Mapping[str, Any]:
+            found: Mapping[str, Any] = client.get(f"{server.url}/v2/health").json()["logging"]
+            return found
+
+        assert server.infer("full-0", client)["parameters"]["logged"] is True
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+        answered = [server.infer(f"full-{n}", client)["parameters"]["logged"] for n in range(1, 6)]
+        assert answered == ["degraded"] * 5
+        assert log()["state"] == "degraded"
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        eventually(lambda: log()["state"] == "ok", server.process, tmp_path / "said", 20)
+        assert server.infer("full-6", client)["parameters"]["logged"] is True
+    query = "SELECT id, count(*) AS n FROM prediction WHERE id LIKE 'full-%' AND role < 2 GROUP BY id"
+    kept = {row["id"]: row["n"] for row in rows(undisturbed.project / ".tidemill" / "predictions.db", query)}
+    assert kept == {f"full-{n}": 1 for n in range(7)}
+
+
+@pytest.fixture
+def platform(undisturbed: Undisturbed, tmp_path: Path) -> Iterator[Platform]:
+    """A copy of the project as the replay left it, opened."""
+    project = tmp_path / "kitchen"
+    shutil.copytree(undisturbed.project, project)
+    opened = Platform.open(project)
+    yield opened
+    opened.close()
+
+
+def _scorer(platform: Platform) -> Scorer:
+    service = platform.definitions.service()
+    plan = compile_plan(service, platform.reader, apply_on_demand)
+    return Scorer(service, plan, platform.router, platform.runtime, platform.registry, platform.blobs, platform.log)
+
+
+def _answers(scorer: Scorer, id_: str) -> int:
+    at_us = parse_instant(TO)
+    request = {**ORDER, "placed_at": at_us}
+    (answer,) = scorer.answer([request], scorer.plan.inputs([request], [at_us]), [id_], [at_us])
+    return answer.version
+
+
+def test_a_damaged_artifact_is_refused_with_both_digests_and_the_old_model_goes_on(platform: Platform) -> None:
+    service = platform.definitions.service()
+    live = platform.registry.get(service.name, "champion")
+    other = next(v for v in platform.registry.versions(service.name) if v.version != live.version)
+    folder = platform.blobs.fetch(other.digest)
+    scorer = _scorer(platform)
+    scorer.refresh()
+    path = folder / "model.onnx"
+    body = bytearray(path.read_bytes())
+    body[len(body) // 2] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(body)
+    with pytest.raises(CorruptError) as refused:
+        decisions.promote(platform.loop, service, other.version, "test")
+    said = str(refused.value)
+    assert other.digest in said
+    assert said.count("sha256:") >= 2
+    assert "model.onnx" in said
+    assert platform.registry.get(service.name, "champion").version == live.version, "it was not deployed"
+    assert _answers(scorer, "damaged-1") == live.version
+    with platform.ledger.write() as db:  # a server that is told to serve it all the same, because it was damaged behind the promotion
+        table = schema.deployment
+        ours = (table.c.service == service.name) & (table.c.role == "live")
+        db.execute(sa.update(table).where(ours).values(version=other.version))
+    with pytest.raises(CorruptError, match=other.digest):
+        scorer.refresh()
+    assert _answers(scorer, "damaged-2") == live.version
+
+
+def test_a_pickle_model_is_refused(platform: Platform, tmp_path: Path) -> None:
+    service = platform.definitions.service()
+    live = platform.registry.get(service.name, "champion")
+    folder = tmp_path / "model"
+    shutil.copytree(platform.blobs.fetch(live.digest), folder)
+    (folder / "weights.bin").write_bytes(pickle.dumps(os.getcwd))
+    digest = platform.blobs.put(folder)
+    made = platform.registry.register(service.name, digest, run_id="run-by-hand", metrics={}, meta=live.meta, at_us=live.at_us + 1)
+    with pytest.raises(RefusedError, match=r"weights\.bin is a pickle"):
+        decisions.promote(platform.loop, service, made.version, "test")
+    assert platform.registry.get(service.name, "champion").version == live.version
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("conf/config.yaml", "serving: {prot: 1}\n", ["conf/config.yaml", "serving.prot", "port"]),
+        ("conf/config.yaml", "serving: {port: many}\n", ["conf/config.yaml", "serving.port", "whole number", "many"]),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_file(tmp_path: Path, file: str, text: str, said: list[str]) -> None:
+    project = small_project(tmp_path / "kitchen")
+    path = project / file
+    path.write_text(path.read_text() + text)
+    done = subprocess.run(command("runs", "--project", project), capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert all(part in done.stderr for part in said), done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, "one line, no traceback"
