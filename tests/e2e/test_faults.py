@@ -95,11 +95,11 @@ class KilledError(BaseException):
 
 
 def _mortal(function: Callable[..., Any], seen: set[object], *, before: bool) -> Callable[..., Any]:
-    """A function that kills its process the first time it is called with these times."""
+    """A function that kills its process the first time it is called with these times, from the first served tick on."""
 
     def call(*args: Any) -> Any:
-        when = tuple(a for a in args if isinstance(a, int)) or (len(seen),)
-        if when in seen:
+        when = tuple(a for a in args if isinstance(a, int))
+        if when in seen or max(when) < parse_instant(FROM):
             return function(*args)
         seen.add(when)
         if not before:

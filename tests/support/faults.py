@@ -73,7 +73,7 @@ def run_for(line: Sequence[str], cpu_s: float = float("inf")) -> tuple[bool, flo
     started, used = time.monotonic(), 0.0
     try:
         while process.poll() is None and used < cpu_s:
-            time.sleep(0.003)
+            time.sleep(0.01)
             used = used_s(process.pid, started) or used
     finally:
         killed = process.poll() is None
