@@ -93,7 +93,7 @@ def test_one_changed_line_of_a_helper_reruns_exactly_what_reaches_it(story: Stor
 
 
 def test_explain_on_the_command_line_runs_nothing(story: Story, platform: Platform) -> None:
-    command = [sys.executable, "-m", "tidemill.cli", "train", "--project", str(story.project), "--until", "2013-01-25", "--explain"]
+    command = [sys.executable, "-m", "tidemill.cli", "run", "--project", str(story.project), "-p", "until=2013-01-25", "--explain"]
     with platform.ledger.read() as db:
         runs = db.execute(sa.select(sa.func.count()).select_from(schema.run)).scalar_one()
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
@@ -111,7 +111,7 @@ def test_a_run_killed_in_the_middle_goes_on(story: Story, tmp_path: Path) -> Non
     slow = source.replace(
         "x, y = tm.encode(rows)", "x, y = tm.encode(rows)\n    if trees == 200 and os.environ.get('SLOW'):\n        time.sleep(60)", 1
     )
-    slow = slow.replace("trials=6, rows_limit=40_000", 'trials=2, rows_limit=5_000, fixed={"trees": 20}', 1)
+    slow = slow.replace("trials=4, rows_limit=20_000", 'trials=2, rows_limit=5_000, fixed={"trees": 20}', 1)
     (project / "definitions.py").write_text(
         slow.replace("import lightgbm as lgb\n", "import os\nimport time\n\nimport lightgbm as lgb\n", 1)
     )
@@ -141,9 +141,10 @@ def test_a_run_killed_in_the_middle_goes_on(story: Story, tmp_path: Path) -> Non
             .scalars()
             .first()
         )
-        status = dict(
-            db.execute(sa.select(schema.step_run.c.step, schema.step_run.c.status).where(schema.step_run.c.run_id == newest)).tuples()
-        )
+        status = {
+            row[0]: row[1]
+            for row in db.execute(sa.select(schema.step_run.c.step, schema.step_run.c.status).where(schema.step_run.c.run_id == newest))
+        }
     ledger.close()
     assert status["training_set"] == status["tune"] == "cached", status
     assert status["fit"] == "finished"

@@ -37,7 +37,7 @@ def _one_day(story: Story, platform: Platform) -> list[Prediction]:
 
 
 def _scans(platform: Platform) -> dict[str, Scan]:
-    return {name: platform.tables.scan(name) for name in ("schedule", "departures", "landings", "weather")}
+    return {name: platform.tables.scan(name) for name in ("schedule", "departures", "landings", "weather", "planes")}
 
 
 def _verify(platform: Platform, served: list[Prediction], scans: dict[str, Scan] | None = None) -> ParityReport:

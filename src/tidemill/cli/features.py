@@ -60,7 +60,7 @@ def explain_feature(where: tuple[Path, Sequence[str]], view: str, keys: str, at_
             raise not_found("feature view", view, views)
         row = {**_key(keys, views[view].keys), "at": at_us}
         found = platform.offline.explain(row, views[view], platform.tables.scan(views[view].table.name), limit=limit)
-    rows = [{"use": _WORDS[r.use], "event_us": r.event_us, "known_us": r.known_us, **r.values} for r in found]
+    rows = [{"use": r.use if as_json else _WORDS[r.use], "event_us": r.event_us, "known_us": r.known_us, **r.values} for r in found]
     if as_json:
         show_json(rows)
         return

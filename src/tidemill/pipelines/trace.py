@@ -70,6 +70,11 @@ class Pipeline:
         """Call the function itself; inside another pipeline its steps become nodes of that one."""
         return self.function(*args, **kwargs)
 
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The names of what it is called with."""
+        return tuple(inspect.signature(self.function).parameters)
+
     def graph(self, **params: Any) -> Graph:
         """Lay the pipeline out for these parameters. Raises `InvalidError` for what cannot become a graph."""
         bound = _bind(self.function, (), params, f"pipeline {self.name!r}")
