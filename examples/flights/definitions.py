@@ -49,7 +49,7 @@ def fit(rows: tm.TrainingSet, leaves: int = 31, rate: float = 0.06, trees: int =
 def train(until: tm.Instant) -> tm.ModelVersion:
     """From published tables to a registered model version."""
     parts = tm.holdout(tm.training_set("flight-delay", until=until), last="5d")
-    best = tm.tune(fit, parts["train"], leaves=tm.integer(15, 63), rate=tm.log(0.03, 0.1), trials=4, rows_limit=20_000)
+    best = tm.tune(fit, parts["train"], leaves=tm.integer(15, 63), rate=tm.log(0.03, 0.1), trials=4, rows_limit=30_000)
     model = fit(parts["train"], **best)
     return tm.register(model, tm.evaluate(model, parts["test"]))
 
