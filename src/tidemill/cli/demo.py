@@ -34,13 +34,14 @@ def make_data(project: Path) -> None:
         raise UnavailableError("the data of the flights could not be made; see above, and `pip install 'tidemill[demo]'`")
 
 
-def look_back(project: Path, overrides: Sequence[str]) -> int:
-    """What the replay can be asked now: every served value is checked, one prediction is answered for, and the next commands are named."""
+def look_back(project: Path, overrides: Sequence[str], until_us: int) -> int:
+    """What the replay can be asked at its end: every served value is checked, one prediction is named, and the next commands."""
     from tidemill.cli.options import opened
     from tidemill.cli.output import progress
+    from tidemill.core.clock import ReplayClock
     from tidemill.retraining.parity import verify_served
 
-    with opened(project, overrides) as platform:
+    with opened(project, overrides, clock=ReplayClock(until_us)) as platform:
         service = platform.definitions.service()
         with progress("recomputing every served value offline") as bar:
             report = verify_served(platform.loop, service, progress=bar)

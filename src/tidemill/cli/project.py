@@ -42,11 +42,12 @@ def demo_command(overrides: Sequence[str], from_: str, to: str, policy: str, exa
     """Replay the New York flights of 2013 through the whole loop."""
     from tidemill.cli.demo import flights, look_back, make_data
     from tidemill.cli.retraining import replay_project
+    from tidemill.core.instants import parse_instant
 
     project = flights(examples)
     make_data(project)
     code = replay_project(project, overrides, from_=from_, to=to, policies=policy.split(","), service=None, as_json=False)
-    return code or look_back(project, overrides)
+    return code or look_back(project, overrides, parse_instant(to))
 
 
 @click.command("doctor")
