@@ -99,13 +99,12 @@ def test_bad_batches_are_rejected_with_column_rule_expected_and_observed(month: 
 
 
 def test_the_corrected_batches_pass(month: Month) -> None:
-    month.day()
-    month.day()
+    while month.clock.now_us() < parse_instant("2013-02-08"):
+        month.day()
     for table, day in FAULTS.items():
         scan = month.platform.tables.scan(table)
         known = {"departures": "recorded_at", "landings": "recorded_at", "weather": "published_at"}[table]
         rows = pq.ParquetDataset(list(scan.paths)).read(columns=[known]).column(known)
         days = {value.date().isoformat() for value in rows.to_pylist()}
         assert day in days, f"{table}: the corrected rows of {day} are published"
-    assert month.day() is not None
     assert stages.ingest(month.platform.loop) == [], "what was taken in is not taken in again"
