@@ -75,7 +75,8 @@ def test_served_equals_offline(project: Path, report: Any) -> None:
 
 
 def test_why_goes_back_to_the_rows(project: Path, report: Any) -> None:
-    last = json.loads(tidemill("predict", "--project", str(project), "list", "--limit", "1", "--json"))[0]
+    listed = json.loads(tidemill("predict", "--project", str(project), "list", "--limit", "20", "--json"))
+    last = next(row for row in listed if row["role"] != "shadow")
     found = json.loads(tidemill("why", "--project", str(project), last["id"], "--json"))
     assert found["model"]["uri"].endswith(f"/{last['version']}")
     assert found["run"]["cause"]["kind"] in ("drift", "quality", "new_data")
