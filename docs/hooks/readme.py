@@ -19,7 +19,7 @@ def refreshed(text: str) -> str:
 
 
 def table() -> str:
-    """The first table of docs/benchmarks.md; nothing when there is none yet."""
+    """The rows of docs/benchmarks.md that are ours, with its head; nothing when there is no table yet."""
     path = ROOT / "docs" / "benchmarks.md"
     lines = path.read_text().splitlines() if path.is_file() else []
     start = next((i for i, line in enumerate(lines) if line.startswith("|")), len(lines))
@@ -27,7 +27,8 @@ def table() -> str:
     for line in lines[start:]:
         if not line.startswith("|"):
             break
-        rows.append(line)
+        if len(rows) < 2 or "| tidemill |" in line:
+            rows.append(line)
     return "\n".join(["", *rows, "", ""]) if rows else "\n"
 
 
