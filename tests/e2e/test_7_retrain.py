@@ -43,6 +43,7 @@ def _copied(story: Story, home: Path) -> Platform:
         late = sa.select(schema.cause.c.id).where(schema.cause.c.at_us > story.until_us)  # what other tests did by hand, in the present
         db.execute(schema.run.delete().where(schema.run.c.cause_id.in_(late)))
         db.execute(schema.cause.delete().where(schema.cause.c.at_us > story.until_us))
+        db.execute(schema.model_version.delete().where(schema.model_version.c.at_us > story.until_us))
         db.execute(schema.model_version.update().where(schema.model_version.c.status == "challenger").values(status="retired"))
     return platform
 
