@@ -88,12 +88,10 @@ def _last_turn(platform: Platform, now: int) -> int:
 
 def _remember_turn(platform: Platform, now: int) -> None:
     from tidemill.ledger import schema
-    from tidemill.ledger.store import to_json
+    from tidemill.ledger.store import to_json, upsert
 
-    table = schema.state
     with platform.ledger.write(durable=False) as db:
-        db.execute(table.delete().where(table.c.name == TURN))
-        db.execute(table.insert().values(name=TURN, value=to_json({"at_us": now}), at_us=now))
+        upsert(db, schema.state, {"name": TURN, "value": to_json({"at_us": now}), "at_us": now})
 
 
 _PROCESSES: dict[str, Callable[[Path, Sequence[str]], None]] = {"api": api, "server": server, "reconciler": reconciler}

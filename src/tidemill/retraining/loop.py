@@ -23,7 +23,7 @@ from tidemill.core.instants import DAY_US
 from tidemill.features import materialize
 from tidemill.ingestion import IngestReport
 from tidemill.ledger import schema
-from tidemill.ledger.store import Ledger, emit, from_json, to_json
+from tidemill.ledger.store import Ledger, emit, from_json, to_json, upsert
 from tidemill.retraining import reconcile as reconciliation
 from tidemill.retraining.ports import Cause, Loop
 from tidemill.validation.ports import Audit, Profiler, SchemaStore
@@ -213,8 +213,7 @@ def _state(ledger: Ledger, name: str) -> dict[str, Any]:
 
 def _save(loop: Loop, name: str, value: Mapping[str, Any]) -> None:
     with loop.ledger.write(durable=False) as db:
-        db.execute(schema.state.delete().where(schema.state.c.name == name))
-        db.execute(schema.state.insert().values(name=name, value=to_json(value), at_us=loop.clock.now_us()))
+        upsert(db, schema.state, {"name": name, "value": to_json(value), "at_us": loop.clock.now_us()})
 
 
 Launch = Callable[[Loop, Cause], None]
