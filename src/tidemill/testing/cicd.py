@@ -109,6 +109,13 @@ class BuilderContract(Contract):
         assert content(tmp_path / "out") == content(plain)
         assert not (tmp_path / "out" / "data").exists()
 
+    def test_whole_when_data_is_ignored(self, builder: Builder, project: Path, tmp_path: Path) -> None:
+        write(project, _dot_gitignore="*.log\n/data/\n/.tidemill/\n/.venv/\n", definitions_dot_py="a = 2\n", _dot_venv__pip="p")
+        builder.checkout(project, builder.capture(project), tmp_path / "out")
+        wanted = content(project)
+        del wanted[".venv/pip"]
+        assert content(tmp_path / "out") == wanted
+
     def test_equal_code_is_one_state(self, builder: Builder, project: Path) -> None:
         write(project, definitions_dot_py="a = 2\n", fresh_dot_py="f")
         state = builder.capture(project)
