@@ -140,7 +140,9 @@ def _patch(repository: _Repository, folder: Path) -> bytes:
     here = repository.top / repository.prefix
     outside = [f":(exclude,glob)**/{name}/**" for name in sorted(_NEVER)]
     _must(_git(here, "add", "-u", "--", ".", env=env))
-    _must(_git(here, "add", "-A", "--", ".", *outside, f":(exclude,glob){_DATA}/**", env=env))
+    # `git add` refuses pathspecs that name an ignored folder, even to exclude it
+    untracked = _must(_git(here, "ls-files", "-z", "--others", "--exclude-standard", "--", ".", *outside, f":(exclude){_DATA}", env=env))
+    _must(_git(here, "update-index", "-z", "--add", "--stdin", env=env, stdin=untracked))
     compare = ("diff-index", "--cached", "-p", "--binary", "--full-index", "--no-renames", "--no-ext-diff", "--no-textconv")
     return _must(_git(here, *compare, "--src-prefix=a/", "--dst-prefix=b/", "--relative", repository.commit, "--", ".", env=env))
 
