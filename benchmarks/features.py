@@ -29,7 +29,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tidemill.core.definitions import Definitions, Entity, FeatureView, Table, count, latest, mean
+from tidemill.core.aggregates import count, latest, mean
+from tidemill.core.definitions import Definitions, Entity, FeatureView, Table
 from tidemill.core.instants import DAY_US
 from tidemill.features.embedded import DuckOfflineStore, OnlineReader, SqliteOnlineStore, TileProcessor
 from tidemill.versioning.ports import Scan

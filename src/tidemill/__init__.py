@@ -1,7 +1,8 @@
 """Tidemill runs the whole machine-learning lifecycle as one closed loop.
 
 A project's `definitions.py` needs nothing but this module: `import tidemill as tm`. Names are resolved when they are first used
-(PEP 562), so that importing costs milliseconds. `__all__` are the words of a definition; what stands inside a step resolves as well:
+(PEP 562), so that importing costs milliseconds. `__all__` are the words that most definitions use; further aggregates (`std`, `first`, `last`,
+`distinct`, `quantile`, `top_k`, `expression`) resolve as well, and so does what stands inside a step:
 ranges of a search (`integer`, `real`, `log`, `choice`), the types of annotations (`TrainingSet`, `Model`, `ModelVersion`, `Instant`) and the
 helpers of the default learner (`encode`, `deterministic`, `lightgbm_model`).
 """
@@ -10,6 +11,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tidemill.core.aggregates import count as count
+    from tidemill.core.aggregates import distinct as distinct
+    from tidemill.core.aggregates import expression as expression
+    from tidemill.core.aggregates import first as first
+    from tidemill.core.aggregates import last as last
+    from tidemill.core.aggregates import latest as latest
+    from tidemill.core.aggregates import max_ as max  # noqa: A004
+    from tidemill.core.aggregates import mean as mean
+    from tidemill.core.aggregates import min_ as min  # noqa: A004
+    from tidemill.core.aggregates import quantile as quantile
+    from tidemill.core.aggregates import std as std
+    from tidemill.core.aggregates import sum_ as sum  # noqa: A004
+    from tidemill.core.aggregates import top_k as top_k
     from tidemill.core.definitions import Entity as Entity
     from tidemill.core.definitions import FeatureView as FeatureView
     from tidemill.core.definitions import Gate as Gate
@@ -17,17 +31,11 @@ if TYPE_CHECKING:
     from tidemill.core.definitions import Rollout as Rollout
     from tidemill.core.definitions import Service as Service
     from tidemill.core.definitions import Table as Table
-    from tidemill.core.definitions import count as count
     from tidemill.core.definitions import every as every
-    from tidemill.core.definitions import latest as latest
-    from tidemill.core.definitions import max_ as max  # noqa: A004
-    from tidemill.core.definitions import mean as mean
-    from tidemill.core.definitions import min_ as min  # noqa: A004
     from tidemill.core.definitions import on_demand as on_demand
     from tidemill.core.definitions import on_drift as on_drift
     from tidemill.core.definitions import on_new_data as on_new_data
     from tidemill.core.definitions import on_quality as on_quality
-    from tidemill.core.definitions import sum_ as sum  # noqa: A004
     from tidemill.core.instants import Instant as Instant
     from tidemill.pipelines import pipeline as pipeline
     from tidemill.pipelines import step as step
@@ -78,8 +86,8 @@ __all__ = [  # noqa: RUF022 - in the order in which a definition uses them
 ]
 
 _MODULES = {
-    "tidemill.core.definitions": "Entity Table FeatureView Label Service Gate Rollout mean sum count min max latest on_demand on_drift"
-    " on_quality on_new_data every",
+    "tidemill.core.aggregates": "mean sum count min max latest std first last distinct quantile top_k expression",
+    "tidemill.core.definitions": "Entity Table FeatureView Label Service Gate Rollout on_demand on_drift on_quality on_new_data every",
     "tidemill.core.instants": "Instant",
     "tidemill.pipelines": "step pipeline",
     "tidemill.registry": "register",

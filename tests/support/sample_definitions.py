@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from tidemill.core import aggregates
 from tidemill.core import definitions as tm
 
 origin, dest, carrier, plane = tm.Entity("origin"), tm.Entity("dest"), tm.Entity("carrier"), tm.Entity("plane", key="tailnum")
@@ -38,11 +39,13 @@ weather = tm.Table(
     description="hourly, 15 minutes late",
 )
 
-traffic = tm.FeatureView("traffic", origin, departures, [tm.mean("dep_delay", over="3h", hop="5m"), tm.count(over="3h", hop="5m")])
-arrivals = tm.FeatureView("arrivals", dest, landings, [tm.mean("arr_delay", over="6h", hop="5m")])
-form = tm.FeatureView("form", carrier, landings, [tm.mean("arr_delay", over="24h", hop="1h")])
-legs = tm.FeatureView("legs", plane, landings, [tm.latest("arr_delay", ttl="2d")])
-sky = tm.FeatureView("sky", origin, weather, [tm.latest("wind_speed", "visib", "precip", "temp", ttl="6h")])
+traffic = tm.FeatureView(
+    "traffic", origin, departures, [aggregates.mean("dep_delay", over="3h", hop="5m"), aggregates.count(over="3h", hop="5m")]
+)
+arrivals = tm.FeatureView("arrivals", dest, landings, [aggregates.mean("arr_delay", over="6h", hop="5m")])
+form = tm.FeatureView("form", carrier, landings, [aggregates.mean("arr_delay", over="24h", hop="1h")])
+legs = tm.FeatureView("legs", plane, landings, [aggregates.latest("arr_delay", ttl="2d")])
+sky = tm.FeatureView("sky", origin, weather, [aggregates.latest("wind_speed", "visib", "precip", "temp", ttl="6h")])
 
 
 @tm.on_demand

@@ -17,8 +17,9 @@ import numpy as np
 import pyarrow as pa
 import sqlalchemy as sa
 
+from tidemill.core.aggregates import latest
 from tidemill.core.clock import ReplayClock, WallClock
-from tidemill.core.definitions import Entity, FeatureView, Label, Service, Table, latest, on_demand
+from tidemill.core.definitions import Entity, FeatureView, Label, Service, Table, on_demand
 from tidemill.core.errors import not_found
 from tidemill.ledger import schema
 from tidemill.ledger.store import Ledger, insert_once

@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from tidemill.core.aggregates import Aggregate, names_in
 from tidemill.core.errors import InvalidError, not_found
-from tidemill.core.instants import DAY_US, format_duration, parse_duration
+from tidemill.core.instants import DAY_US, parse_duration
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
-Kind = Literal["mean", "sum", "count", "min", "max", "latest"]
 
 
 def _named(kind: str, name: str) -> None:
@@ -68,67 +68,6 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
-class Aggregate:
-    """One feature of a view: an aggregate of `column` over a window, or its latest value.
-
-    A window at time t covers event times in `(floor(t - over, hop), t]`. `latest` takes the visible row with the greatest
-    event time that is at most `ttl_us` old.
-    """
-
-    kind: Kind
-    column: str | None
-    over_us: int = 0
-    hop_us: int = 0
-    ttl_us: int = 0
-    name: str = ""
-
-    def __post_init__(self) -> None:
-        if self.kind != "latest" and self.over_us % self.hop_us:
-            raise InvalidError(f"hop {format_duration(self.hop_us)} does not divide the window {format_duration(self.over_us)}")
-        if not self.name:
-            stem = f"{self.column}_{self.kind}" if self.column else self.kind
-            name = str(self.column) if self.kind == "latest" else f"{stem}_{format_duration(self.over_us)}"
-            object.__setattr__(self, "name", name)
-
-
-def _window(kind: Kind, column: str | None, over: str, hop: str | None, name: str) -> Aggregate:
-    over_us = parse_duration(over)
-    return Aggregate(kind, column, over_us=over_us, hop_us=parse_duration(hop) if hop else over_us // 36 or 1, name=name)
-
-
-def mean(column: str, *, over: str, hop: str, name: str = "") -> Aggregate:
-    """Mean of the non-null values in the window; null where there is none."""
-    return _window("mean", column, over, hop, name)
-
-
-def sum_(column: str, *, over: str, hop: str, name: str = "") -> Aggregate:
-    """Sum of the non-null values in the window; null where there is none. Public as `tidemill.sum`."""
-    return _window("sum", column, over, hop, name)
-
-
-def count(*, over: str, hop: str, name: str = "") -> Aggregate:
-    """Number of rows in the window, 0 where there is none."""
-    return _window("count", None, over, hop, name)
-
-
-def min_(column: str, *, over: str, hop: str, name: str = "") -> Aggregate:
-    """Least non-null value in the window. Public as `tidemill.min`."""
-    return _window("min", column, over, hop, name)
-
-
-def max_(column: str, *, over: str, hop: str, name: str = "") -> Aggregate:
-    """Greatest non-null value in the window. Public as `tidemill.max`."""
-    return _window("max", column, over, hop, name)
-
-
-def latest(*columns: str, ttl: str) -> tuple[Aggregate, ...]:
-    """The newest value of each column (nulls count as values), null once older than `ttl`."""
-    if not columns:
-        raise InvalidError("latest() needs at least one column")
-    return tuple(Aggregate("latest", column, ttl_us=parse_duration(ttl)) for column in columns)
-
-
-@dataclass(frozen=True, slots=True)
 class FeatureView:
     """Features of one entity (or a tuple of entities) computed from one table.
 
@@ -148,6 +87,13 @@ class FeatureView:
         names = [a.name for a in self.aggregates]
         if twice := sorted({n for n in names if names.count(n) > 1}):
             raise InvalidError(f"feature view {self.name!r} defines {', '.join(twice)} twice; give one of them name=")
+        for i, a in enumerate(self.aggregates):
+            before = set(names[:i])
+            if missing := [n for n in names_in(a.expression) if n not in before] if a.expression else []:
+                raise InvalidError(
+                    f"the expression {a.name!r} of feature view {self.name!r} reads {', '.join(missing)}, which is no feature before it; "
+                    f"there is {', '.join(names[:i]) or 'none'}"
+                )
 
     @property
     def aggregates(self) -> tuple[Aggregate, ...]:

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from tidemill.core.definitions import Aggregate, Service
+from tidemill.core.aggregates import Aggregate
+from tidemill.core.definitions import Service
 from tidemill.core.instants import HOUR_US, format_duration
 from tidemill.features.ports import AT, OfflineStore, Served, SourceRow
 from tidemill.versioning.ports import Scan

@@ -17,7 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tidemill.core.definitions import Definitions, Entity, FeatureView, Table, count, latest, max_, mean, min_, sum_
+from tidemill.core.aggregates import count, latest, max_, mean, min_, sum_
+from tidemill.core.definitions import Definitions, Entity, FeatureView, Table
 from tidemill.core.errors import InvalidError
 from tidemill.core.instants import parse_duration
 from tidemill.features.ports import AT, OfflineStore, OnlineStore, StreamProcessor

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tidemill.core.definitions import Definitions, Entity, FeatureView, Label, Service, Table, count, latest, max_, mean, on_demand
+from tidemill.core.aggregates import count, latest, max_, mean
+from tidemill.core.definitions import Definitions, Entity, FeatureView, Label, Service, Table, on_demand
 from tidemill.core.instants import DAY_US, HOUR_US, parse_duration
 from tidemill.features import apply_on_demand, training_frame, verify
 from tidemill.features.embedded import DuckOfflineStore, SqliteOnlineStore, TileProcessor

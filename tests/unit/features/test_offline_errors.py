@@ -5,7 +5,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tidemill.core.definitions import Entity, FeatureView, Label, Service, Table, count, latest, mean
+from tidemill.core.aggregates import count, latest, mean
+from tidemill.core.definitions import Entity, FeatureView, Label, Service, Table
 from tidemill.core.errors import InvalidError, NotFoundError
 from tidemill.features import training_frame
 from tidemill.features.embedded import DuckOfflineStore

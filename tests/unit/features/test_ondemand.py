@@ -5,7 +5,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tidemill.core.definitions import Entity, FeatureView, Label, Service, Table, count, on_demand
+from tidemill.core.aggregates import count
+from tidemill.core.definitions import Entity, FeatureView, Label, Service, Table, on_demand
 from tidemill.core.errors import InvalidError
 from tidemill.features import append_on_demand, apply_on_demand, arrays
 

@@ -9,7 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from tidemill.core.definitions import Definitions, Entity, FeatureView, Table, count, latest, mean
+from tidemill.core.aggregates import count, latest, mean
+from tidemill.core.definitions import Definitions, Entity, FeatureView, Table
 from tidemill.core.errors import InvalidError, NotFoundError
 from tidemill.core.instants import DAY_US, parse_duration
 from tidemill.features import materialize, view_digest

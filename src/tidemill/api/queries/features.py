@@ -6,7 +6,8 @@ import sqlalchemy as sa
 
 from tidemill.api.queries import data, state
 from tidemill.api.queries.rows import Record
-from tidemill.core.definitions import Aggregate, Definitions, FeatureView
+from tidemill.core.aggregates import Aggregate, spelled
+from tidemill.core.definitions import Definitions, FeatureView
 from tidemill.core.errors import not_found
 from tidemill.core.instants import format_duration
 
@@ -51,13 +52,6 @@ def _feature(v: FeatureView, a: Aggregate) -> Record:
         "ttl": format_duration(a.ttl_us) if a.ttl_us else None,
         "spelled": spelled(a),
     }
-
-
-def spelled(a: Aggregate) -> str:
-    """A feature as its definition would be written."""
-    if a.kind == "latest":
-        return f"latest({a.column}, ttl {format_duration(a.ttl_us)})"
-    return f"{a.kind}({a.column or '*'} over {format_duration(a.over_us)}, hop {format_duration(a.hop_us)})"
 
 
 def parity(db: sa.Connection) -> list[Record]:

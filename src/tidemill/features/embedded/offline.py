@@ -13,11 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tidemill.core.definitions import Aggregate, FeatureView
+from tidemill.core.aggregates import Aggregate
+from tidemill.core.definitions import FeatureView
 from tidemill.core.errors import InvalidError, not_found
 from tidemill.features.embedded.explain import explain
 from tidemill.features.embedded.kernels import Keyed, Queries, Sums, extremes, newest
 from tidemill.features.embedded.source import Rows, load
+from tidemill.features.embedded.tiles import refuse_unknown
 from tidemill.features.embedded.timeline import encode
 from tidemill.features.ports import AT, SourceRow
 from tidemill.versioning.ports import Scan
@@ -68,6 +70,7 @@ def _check_spine(spine: pa.Table, views: Sequence[FeatureView]) -> None:
     kind = spine.schema.field(AT).type
     if not pa.types.is_timestamp(kind) or kind.tz is None:
         raise InvalidError(f"the spine's column {AT!r} is {kind}; it must be a timestamp with a time zone, timestamp[us, tz=UTC]")
+    refuse_unknown(views)
     if twice := sorted(set(spine.column_names) & {c for v in views for c in v.columns}):
         raise InvalidError(f"the spine already has {', '.join(twice)}; rename the column or the feature")
 

@@ -15,7 +15,9 @@ from typing import Any
 
 import msgspec
 
-from tidemill.core.definitions import Aggregate, FeatureView
+from tidemill.core.aggregates import Aggregate, spelled
+from tidemill.core.definitions import FeatureView
+from tidemill.core.errors import InvalidError
 from tidemill.features.embedded.exact import grow, total
 
 NEVER = -(2**63)
@@ -92,10 +94,19 @@ class WindowPlan:
         return found
 
 
+def refuse_unknown(views: Sequence[FeatureView]) -> None:
+    """Raise `InvalidError` for features that this engine cannot compute yet."""
+    for view in views:
+        for a in view.aggregates:
+            if a.where or a.kind not in ("mean", "sum", "count", "min", "max", "latest") or (a.kind == "count" and a.column):
+                raise InvalidError(f"{view.full_name(a)} is {spelled(a)}, which the embedded engine cannot compute")
+
+
 class ViewPlan:
     """How rows of a view's table change the state of a key, and how the state is read."""
 
     def __init__(self, view: FeatureView) -> None:
+        refuse_unknown([view])
         self.view, self.keys = view, view.keys
         self.fields: list[tuple[str, bool]] = []
         self.windows: list[WindowPlan] = []
