@@ -26,6 +26,12 @@ def _named(kind: str, name: str) -> None:
         )
 
 
+def _as_tuple(made: Any, field_name: str) -> None:
+    """A single text where several are allowed is a tuple of one; no text is no text."""
+    value = getattr(made, field_name)
+    object.__setattr__(made, field_name, ((value,) if value else ()) if isinstance(value, str) else tuple(value))
+
+
 @dataclass(frozen=True, slots=True)
 class Entity:
     """What features are about. `key` is the column that identifies one (default: the name)."""
@@ -46,6 +52,7 @@ class Table:
     `source` is a URL (`files:data/landings`). `event_time` and `known_time` name timestamp columns.
     `key` names the columns that identify a row over its corrections: of two rows with one key, the one with
     the greater known time replaces the other from that moment on. Without a key every row stands for itself.
+    `pii` names columns that say something about a person: they are never logged or shown in clear.
     """
 
     name: str
@@ -55,23 +62,31 @@ class Table:
     key: str | tuple[str, ...] = ()
     description: str = ""
     owner: str = ""
+    tags: tuple[str, ...] = ()
+    pii: str | tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _named("table", self.name)
-        if isinstance(self.key, str):
-            object.__setattr__(self, "key", (self.key,))
+        for name in ("key", "pii", "tags"):
+            _as_tuple(self, name)
 
     @property
     def keys(self) -> tuple[str, ...]:
         """The key columns, maybe none."""
         return self.key if isinstance(self.key, tuple) else (self.key,)
 
+    @property
+    def personal(self) -> frozenset[str]:
+        """The columns that say something about a person."""
+        return frozenset((self.pii,) if isinstance(self.pii, str) else self.pii)
+
 
 @dataclass(frozen=True, slots=True)
 class FeatureView:
     """Features of one entity (or a tuple of entities) computed from one table.
 
-    A feature's full name is `view__feature`; the entity's key columns must exist in the table and in every spine.
+    A feature's full name is `view__feature`; the entity's key columns must exist in the table and in every spine. `freshness`
+    promises how old the newest known row in the online state may be (`"15m"`); a broken promise is an alert.
     """
 
     name: str
@@ -81,9 +96,13 @@ class FeatureView:
     description: str = ""
     owner: str = ""
     tags: tuple[str, ...] = ()
+    freshness: str = ""
 
     def __post_init__(self) -> None:
         _named("feature view", self.name)
+        _as_tuple(self, "tags")
+        if self.freshness:
+            parse_duration(self.freshness)
         names = [a.name for a in self.aggregates]
         if twice := sorted({n for n in names if names.count(n) > 1}):
             raise InvalidError(f"feature view {self.name!r} defines {', '.join(twice)} twice; give one of them name=")
@@ -109,6 +128,11 @@ class FeatureView:
     def keys(self) -> tuple[str, ...]:
         """The key columns, in the entities' order."""
         return tuple(e.key for e in self.entities)
+
+    @property
+    def freshness_us(self) -> int | None:
+        """How far the newest known time in the online state may lie behind the present; None where nothing is promised."""
+        return parse_duration(self.freshness) if self.freshness else None
 
     def full_name(self, aggregate: Aggregate) -> str:
         """The column name of a feature in training sets, requests and logs."""
@@ -150,7 +174,9 @@ def on_demand(function: Callable[..., Any]) -> OnDemand:
 class Label:
     """What is predicted: an SQL expression over a table's row, joined by `key`, mature `matures_us` after the prediction's event.
 
-    A prediction without a label is *pending* until then and *censored* after.
+    A prediction without a label is *pending* until then and *censored* after. Of several statements about a key the one with the
+    greatest known time counts; between writers that knew at the same time, the one that stands first in `writers` (the table's
+    rows are written by `table:NAME`; a writer that is not named comes after those that are), then the later statement.
     """
 
     name: str
@@ -158,10 +184,18 @@ class Label:
     expression: str
     key: str
     matures: str = "1d"
+    writers: tuple[str, ...] = ()
+    description: str = ""
+    owner: str = ""
+    tags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _named("label", self.name)
         parse_duration(self.matures)
+        _as_tuple(self, "writers")
+        _as_tuple(self, "tags")
+        if twice := sorted({w for w in self.writers if self.writers.count(w) > 1}):
+            raise InvalidError(f"label {self.name!r} names writer {', '.join(twice)} twice; each has one place in the order")
 
     @property
     def matures_us(self) -> int:
@@ -247,9 +281,12 @@ class Service:
     rollout: Rollout = field(default_factory=Rollout)
     retrain: Sequence[Trigger] = ()
     description: str = ""
+    owner: str = ""
+    tags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _named("service", self.name)
+        _as_tuple(self, "tags")
 
     @property
     def lead_us(self) -> int:

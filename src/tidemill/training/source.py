@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +16,7 @@ from tidemill.core.arrow import table_bytes
 from tidemill.core.definitions import Definitions, FeatureView, Service
 from tidemill.core.errors import InvalidError
 from tidemill.core.instants import format_instant
+from tidemill.core.meaning import view_body, view_digest
 from tidemill.training.ports import TrainingSet
 from tidemill.training.rows import AT, LABEL, vocabulary
 from tidemill.versioning.ports import Scan, TableStore
@@ -67,8 +67,8 @@ class FrameSource:
             "tables": {name: scan.snapshot_id for name, scan in scans.items()},
             "labels": digests.of_bytes(table_bytes(labels.select(["key", "value"])))[7:23],
             "definition": {
-                "features": list(found.features),
-                "spine": asdict(found.spine),
+                "features": [view_body(f) if isinstance(f, FeatureView) else f for f in found.features],
+                "spine": [found.spine.name, found.spine.event_time, found.spine.known_time, *found.spine.keys],
                 "label": found.label.expression,
                 "key": found.key,
                 "lead_us": found.lead_us,
@@ -92,7 +92,7 @@ class FrameSource:
         if tag:
             for name, snapshot in snapshots.items():
                 self._tables.tag(name, snapshot, f"{tag}-{snapshot}")  # replays of one project share tables and run ids
-        views = {view.name: digests.of_json(_definition(view)) for view in found.views}
+        views = {view.name: view_digest(view) for view in found.views}
         return TrainingSet(service, table, found.columns, vocabulary(table, found.columns), until_us, snapshots, meta={"views": views})
 
     def _read(self, service: Service, until_us: int) -> tuple[dict[str, Scan], pa.Table]:
@@ -163,7 +163,3 @@ def _with(table: pa.Table, name: str, column: Any) -> pa.Table:
 
 def _us(rows: pa.Table, column: str) -> npt.NDArray[np.int64]:
     return np.asarray(rows.column(column).cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy(), dtype=np.int64)
-
-
-def _definition(view: FeatureView) -> dict[str, Any]:
-    return {"keys": list(view.keys), "table": view.table.name, "features": [asdict(a) for a in view.aggregates]}

@@ -10,10 +10,10 @@ import msgspec
 
 from tidemill.core.definitions import Definitions, FeatureView
 from tidemill.core.errors import InvalidError, not_found
+from tidemill.core.meaning import table_digest, view_digest
 from tidemill.features.embedded.memory import TableMemory, segments
 from tidemill.features.embedded.tiles import ViewPlan
 from tidemill.features.ports import OnlineStore
-from tidemill.features.views import table_digest, view_digest
 
 
 class Plans:
