@@ -7,7 +7,8 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from tidemill.core import digests
-from tidemill.core.definitions import Aggregate, Entity, FeatureView, Table
+from tidemill.core.aggregates import Aggregate
+from tidemill.core.definitions import Entity, FeatureView, Table
 
 _DEFAULTS = {f.name: f.default for f in fields(Aggregate)}
 
