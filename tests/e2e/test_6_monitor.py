@@ -10,10 +10,11 @@ from tests.e2e.conftest import Story
 from tidemill.core.instants import DAY_US, format_instant
 from tidemill.ledger import schema
 from tidemill.monitoring.drift import served_subject
+from tidemill.monitoring.losses import row_losses
 from tidemill.monitoring.ports import LabelRow
 from tidemill.monitoring.quality import quality
 from tidemill.platform.root import Platform
-from tidemill.retraining.summary import log_loss, served
+from tidemill.retraining.summary import served
 
 pytestmark = pytest.mark.xdist_group("story")
 
@@ -42,7 +43,7 @@ def test_quality_states_coverage_and_interval_and_equals_a_plain_sum(story: Stor
     assert 0.9 < found.coverage < 1.0, "cancelled flights never get a label"
     at, score, label = served(platform.loop, service, week[0], story.until_us)
     inside = at < week[1]
-    assert found.value == pytest.approx(float(np.mean(log_loss(score[inside], label[inside]))), rel=1e-9)
+    assert found.value == pytest.approx(float(np.mean(row_losses("log_loss", label[inside], score[inside]))), rel=1e-9)
 
 
 def test_metrics_restate_themselves_as_labels_mature(story: Story, platform: Platform) -> None:

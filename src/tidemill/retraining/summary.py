@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,9 @@ from tidemill.core.definitions import Service
 from tidemill.core.instants import DAY_US
 from tidemill.ledger import schema
 from tidemill.ledger.store import Ledger
+from tidemill.monitoring.losses import row_losses
 from tidemill.retraining.ports import Loop
+from tidemill.training.measure import auc
 
 WEEK_US = 7 * DAY_US
 Floats = npt.NDArray[np.float64]
@@ -37,7 +40,8 @@ def summarise(
 
 def _policy(loop: Loop, service: Service, from_us: int, until_us: int) -> dict[str, Any]:
     at, score, label = served(loop, service, from_us, until_us)
-    loss = log_loss(score, label)
+    loss = row_losses("log_loss", label, score)
+    area = auc(label, score)
     weeks = (at - from_us) // WEEK_US
     by_week = [
         {"week_us": int(from_us + week * WEEK_US), "log_loss": float(loss[weeks == week].mean()), "n": int((weeks == week).sum())}
@@ -45,7 +49,7 @@ def _policy(loop: Loop, service: Service, from_us: int, until_us: int) -> dict[s
     ]
     return {
         "log_loss": float(loss.mean()) if len(loss) else None,
-        "auc": auc(score, label),
+        "auc": area if math.isfinite(area) else None,  # one class only has none
         "n": len(loss),
         "weeks": by_week,
         **_counts(loop.ledger, service.name),
@@ -63,23 +67,6 @@ def served(loop: Loop, service: Service, from_us: int, until_us: int) -> tuple[n
     value = labels.column("value").take(position.drop_null()).to_numpy()
     at, score = np.asarray(scores["at_us"])[answered][known], np.asarray(scores["score"])[answered][known]
     return at, score.astype(np.float64), value.astype(np.float64)
-
-
-def log_loss(score: Floats, label: Floats) -> Floats:
-    """Per-row log loss in nats; scores are kept 1e-6 away from 0 and 1."""
-    p = np.clip(score, 1e-6, 1 - 1e-6)
-    out: Floats = -(label * np.log(p) + (1 - label) * np.log(1 - p))
-    return out
-
-
-def auc(score: Floats, label: Floats) -> float | None:
-    """Area under the ROC curve by mean ranks; None when only one class is there."""
-    positive = int(label.sum())
-    if not 0 < positive < len(label):
-        return None
-    _, inverse, counts = np.unique(score, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    return float((ranks[label > 0].sum() - positive * (positive + 1) / 2) / (positive * (len(label) - positive)))
 
 
 def _counts(ledger: Ledger, service: str) -> dict[str, Any]:
