@@ -14,7 +14,7 @@ from tidemill.core.instants import Instant, format_instant
 class Clock(Protocol):
     """Says what time it is.
 
-    Guarantees:
+    Guarantees, each checked by `tidemill.testing.core.ClockContract`:
         monotone: a later call never answers an earlier instant.
     """
 

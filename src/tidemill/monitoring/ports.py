@@ -74,7 +74,11 @@ class Observation:
 
 
 class MetricSink(Protocol):
-    """Takes observations. Guarantees (`tidemill.testing.monitoring.MetricSinkContract`): restated: the same window written again replaces the older value."""
+    """Takes observations.
+
+    Guarantees, each checked by `tidemill.testing.monitoring.MetricSinkContract`:
+        restated: the same window written again replaces the older value.
+    """
 
     def write(self, observations: Sequence[Observation], *, at_us: int) -> None:
         """Store or restate observations."""
@@ -82,7 +86,11 @@ class MetricSink(Protocol):
 
 
 class MetricSource(Protocol):
-    """Gives observations back. Guarantees: what a sink wrote is read, by time."""
+    """Gives observations back.
+
+    Guarantees, each checked by `tidemill.testing.monitoring.MetricSinkContract`:
+        found: what a sink wrote is read, in order of time, and nothing that was not asked for.
+    """
 
     def read(self, service: str, *, objective: str | None = None, version: int | None = None, from_us: int = 0) -> list[Observation]:
         """Observations whose window ends after `from_us`."""
@@ -90,7 +98,12 @@ class MetricSource(Protocol):
 
 
 class AlertSink(Protocol):
-    """Tells people. Guarantees (`tidemill.testing.monitoring.AlertSinkContract`): at least once; never blocks the loop for more than its timeout."""
+    """Tells people.
+
+    Guarantees, each checked by `tidemill.testing.monitoring.AlertSinkContract`:
+        at least once: an alert has arrived when `send` returns; otherwise it raises and may be sent again.
+        bounded: `send` never blocks the loop for more than its timeout.
+    """
 
     def send(self, subject: str, body: Mapping[str, Any]) -> None:
         """Deliver an alert. Raises `UnavailableError` when nobody took it."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from tidemill.core.errors import not_found
+from tidemill.core.errors import InvalidError, not_found
 from tidemill.ledger import schema
 from tidemill.ledger.store import Ledger, emit, from_json, insert_once, to_json, upsert
 from tidemill.registry.ports import ModelVersion
@@ -68,6 +68,8 @@ class LedgerRegistry:
         return [_version(row, aliases[row.name].get(row.version, ())) for row in rows]
 
     def set_alias(self, name: str, alias: str, version: int, *, decision_id: str, at_us: int) -> None:
+        if not decision_id:
+            raise InvalidError(f"alias {alias!r} of model {name!r} moves only by a decision; pass the id of the one that says so")
         held, table = schema.model_alias, schema.model_version.c
         with self._ledger.write() as db:
             if db.execute(sa.select(table.version).where(table.name == name, table.version == version)).first() is None:

@@ -49,7 +49,7 @@ class ModelRegistry(Protocol):
         ...
 
     def set_alias(self, name: str, alias: str, version: int, *, decision_id: str, at_us: int) -> None:
-        """Point `alias` at `version`."""
+        """Point `alias` at `version`. Raises `InvalidError` without a decision, `NotFoundError`."""
         ...
 
     def set_status(self, name: str, version: int, status: str) -> None:

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count as count_from
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,10 @@ from hypothesis import strategies as st
 from tidemill.core.aggregates import count, latest, max_, mean, min_, sum_
 from tidemill.core.definitions import Definitions, Entity, FeatureView, Table
 from tidemill.core.errors import InvalidError
-from tidemill.core.instants import parse_duration
+from tidemill.core.instants import DAY_US, parse_duration
 from tidemill.features.ports import AT, OfflineStore, OnlineStore, StreamProcessor
-from tidemill.testing.contract import Contract
+from tidemill.testing.contract import Contract, keeps
+from tidemill.testing.kills import Report, until_killed
 from tidemill.versioning.ports import Scan
 
 EXAMPLES = 2000 if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else 50
@@ -196,6 +198,7 @@ class OfflineStoreContract(Contract):
         """The store under test."""
         raise TypeError(f"{type(self).__name__} needs a store fixture")
 
+    @keeps("leak-free", "superseded", "windows", "latest", "aligned")
     def test_any_history_equals_the_reference(self, store: OfflineStore, tmp_path: Path) -> None:
         """leak-free, superseded, windows, latest, aligned."""
 
@@ -213,6 +216,7 @@ class OfflineStoreContract(Contract):
 
         check()
 
+    @keeps("repeatable")
     def test_rows_known_later_change_nothing(self, store: OfflineStore, tmp_path: Path) -> None:
         """Repeatable."""
 
@@ -227,6 +231,7 @@ class OfflineStoreContract(Contract):
 
         check()
 
+    @keeps("aligned")
     def test_a_spine_row_may_occur_often(self, store: OfflineStore, tmp_path: Path) -> None:
         """Aligned."""
         rows = [_row(happened=MINUTE, learned=MINUTE, delay=3.0)]
@@ -237,6 +242,7 @@ class OfflineStoreContract(Contract):
         empty = store.join(spine_table(spine).slice(0, 0), VIEWS, scans(tmp_path, {"keyed": rows, "plain": []}))
         assert empty.schema.equals(joined.schema)
 
+    @keeps("leak-free")
     def test_peeking_is_an_error_or_impossible(self, store: OfflineStore, tmp_path: Path) -> None:
         """leak-free: a row that has happened and is not yet known does not count, and a time without a zone is refused."""
         rows = [_row(happened=MINUTE, learned=9 * MINUTE, delay=3.0)]
@@ -249,6 +255,7 @@ class OfflineStoreContract(Contract):
         with pytest.raises(InvalidError, match="lane"):
             store.join(spine_table(spine).drop_columns(["lane"]), VIEWS, scans(tmp_path, {"keyed": rows, "plain": rows}))
 
+    @keeps("windows")
     def test_news_that_is_older_than_the_window_does_not_count(self, store: OfflineStore, tmp_path: Path) -> None:
         """Windows: a row known only after its window has passed, and a correction that late, are never seen, nor missed from the sums."""
         rows = [_row(happened=MINUTE, learned=10 * MINUTE, delay=3.0), _row(id="y", happened=7 * MINUTE, learned=7 * MINUTE, delay=5.0)]
@@ -280,13 +287,14 @@ def _row(**values: Any) -> dict[str, Any]:
 
 
 class OnlineStoreContract(Contract):
-    """Supply an `open_store` fixture: each call opens the same store anew."""
+    """Supply an `open_store` fixture: each call opens the same store anew, in another process as well (so it can be pickled)."""
 
     @pytest.fixture
     def open_store(self) -> Callable[[], OnlineStore]:
         """Opens the store under test."""
         raise TypeError(f"{type(self).__name__} needs an open_store fixture")
 
+    @keeps("aligned", "isolated")
     def test_any_history_equals_a_dict(self, open_store: Callable[[], OnlineStore]) -> None:
         """aligned, isolated, durable."""
         names = st.sampled_from(["", "a", 'ü\x00"', "b" * 300])
@@ -313,6 +321,7 @@ class OnlineStoreContract(Contract):
 
         check()
 
+    @keeps("atomic")
     def test_a_write_is_all_or_nothing(self, open_store: Callable[[], OnlineStore]) -> None:
         """Atomic."""
         store = open_store()
@@ -321,6 +330,22 @@ class OnlineStoreContract(Contract):
             store.write({("v", "k"): b"2", ("v", "l"): object()}, {"v": "2"})  # type: ignore[dict-item]
         assert open_store().read([("v", "k"), ("v", "l")]) == [b"1", None]
         assert open_store().cursors()["v"] == "1"
+
+    @keeps("atomic")
+    def test_durable_after_kill_9(self, open_store: Callable[[], OnlineStore]) -> None:
+        """durable, atomic: a killed writer leaves its last whole write, or the one it was at."""
+        told = until_killed(_write_for_ever, open_store)
+        found = open_store().read([(view, str(key)) for view in ("v", "w") for key in range(50)])
+        assert len(set(found)) == 1
+        assert found[0] is not None
+        assert int(found[0]) in (told[-1], told[-1] + 1)
+        assert open_store().cursors() == {"v": found[0].decode()}
+
+
+def _write_for_ever(store: OnlineStore, report: Report) -> None:
+    for turn in count_from(0):
+        store.write({(view, str(key)): b"%d" % turn for view in ("v", "w") for key in range(50)}, {"v": str(turn)})
+        report(turn)
 
 
 @dataclass(slots=True)
@@ -347,6 +372,7 @@ class StreamProcessorContract(Contract):
         """Opens the processor under test: `open_processor(fresh=True)` on a new store, else on the last one; `definitions=` others."""
         raise TypeError(f"{type(self).__name__} needs an open_processor fixture")
 
+    @keeps("equal", "exactly once", "patient", "rewinding")
     def test_any_stream_equals_the_reference(self, open_processor: Callable[..., StreamProcessor]) -> None:
         """Equal, exactly once, patient, rewinding: whatever the order, the repetitions, the commits and the restarts."""
 
@@ -372,6 +398,24 @@ class StreamProcessorContract(Contract):
 
         check()
 
+    def test_rewinding_for_a_day(self, open_processor: Callable[..., StreamProcessor]) -> None:
+        """A day before the newest read is answered as it was then, also after a commit has tidied and a restart."""
+        hours = range(0, 50, 2)
+        rows = [
+            _row(id=str(h % 7), happened=h * 60 * MINUTE, learned=h * 60 * MINUTE, delay=float(h), place="ab"[h % 4 // 2]) for h in hours
+        ]
+        replay, processor = _Replay(open_processor), open_processor(fresh=True)
+        replay.pushed = {"keyed": rows, "plain": rows}
+        for table in ("keyed", "plain"):
+            processor.push(table, arrow(rows))
+        for now in (48 * 60 * MINUTE + 1, 49 * 60 * MINUTE):
+            processor.advance(now)
+            for earlier in (now, now - DAY_US // 2, now - DAY_US):
+                replay.compare(processor, earlier)
+            processor.commit()
+            processor = open_processor()
+
+    @keeps("exactly once")
     def test_what_was_not_committed_can_be_pushed_again(self, open_processor: Callable[..., StreamProcessor]) -> None:
         """Exactly once: a crash before commit leaves the older whole state."""
         rows = [_row(id=str(i), happened=i * MINUTE, learned=i * MINUTE, delay=float(i)) for i in range(6)]
@@ -386,6 +430,7 @@ class StreamProcessorContract(Contract):
         replay.pushed["keyed"] = rows
         replay.compare(processor, 6 * MINUTE)
 
+    @keeps("versioned")
     def test_state_of_other_definitions_is_never_read(self, open_processor: Callable[..., StreamProcessor]) -> None:
         """Versioned: a changed view makes its table stale, and no other."""
         processor = open_processor(fresh=True)

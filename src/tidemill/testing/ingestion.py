@@ -2,13 +2,15 @@
 
 import threading
 from collections.abc import Callable
+from itertools import count
 
 import pyarrow as pa
 import pytest
 
 from tidemill.core.instants import DAY_US, HOUR_US
 from tidemill.ingestion.ports import Batch, Source, Stream, UnreadableError
-from tidemill.testing.contract import Contract
+from tidemill.testing.contract import Contract, keeps
+from tidemill.testing.kills import Report, until_killed
 
 Give = Callable[[int, list[tuple[int, str]]], None]
 """Make the rows [(known_us, text)] come as the batch of day `number` since the epoch."""
@@ -65,6 +67,7 @@ class SourceContract(Contract):
             assert all(batch.available_us <= until for batch in given)
             assert [batch.available_us for batch in given] == sorted(batch.available_us for batch in given)
 
+    @keeps("resumable", "patient")
     def test_reading_step_by_step_gives_the_same(self, days: Source) -> None:
         steps, cursor = [], None
         for hour in range(9 * 24, 22 * 24, 5):
@@ -84,6 +87,7 @@ class SourceContract(Contract):
         assert batch.rows.schema.field("at").type == pa.timestamp("us", tz="UTC")
         assert batch.rows["at"].cast(pa.int64()).to_pylist() == [10 * DAY_US, 10 * DAY_US + HOUR_US]
 
+    @keeps("honest")
     def test_an_unreadable_batch_is_told_in_its_place(self, days: Source, spoil: Callable[[int], None] | None) -> None:
         if spoil is None:
             pytest.skip("this source cannot have an unreadable batch")
@@ -101,7 +105,7 @@ class SourceContract(Contract):
 
 
 class StreamContract(Contract):
-    """Supply a `stream` fixture and `reopen`, which opens the same stream again as another process would."""
+    """Supply a `stream` fixture and `reopen`, which opens the same stream again as another process would (and can be pickled)."""
 
     @pytest.fixture
     def stream(self) -> Stream:
@@ -113,12 +117,14 @@ class StreamContract(Contract):
         """Opens the stream anew."""
         raise TypeError("supply a `reopen` fixture")
 
+    @keeps("ordered")
     def test_offsets_count_from_zero_without_gaps(self, stream: Stream) -> None:
         assert stream.append("a", [b"0", b"1"]) == 2
         assert stream.append("a", []) == 2
         assert stream.append("a", [b"", b"\x00" * 70_000]) == 4
         assert [(r.offset, r.body) for r in stream.read("a", 0)] == [(0, b"0"), (1, b"1"), (2, b""), (3, b"\x00" * 70_000)]
 
+    @keeps("ordered")
     def test_any_offset_and_limit_can_be_read(self, stream: Stream) -> None:
         for n in range(30):
             stream.append("a", [b"%d-%d" % (n, i) for i in range(n % 4)])
@@ -134,6 +140,7 @@ class StreamContract(Contract):
         assert [r.body for r in stream.read("b", 0)] == [b"y"]
         assert stream.read("c", 0) == []
 
+    @keeps("ordered")
     def test_another_reader_sees_the_same(self, stream: Stream, reopen: Callable[[], Stream]) -> None:
         other = reopen()
         assert other.read("a", 0) == []
@@ -143,6 +150,7 @@ class StreamContract(Contract):
         assert [r.body for r in stream.read("a", 1)] == [b"y", b"z"]
         assert reopen().read("a", 0) == stream.read("a", 0)
 
+    @keeps("ordered", "whole")
     def test_threads_lose_nothing_and_appends_stay_whole(self, stream: Stream, reopen: Callable[[], Stream]) -> None:
         streams = [stream, reopen()]
 
@@ -162,3 +170,17 @@ class StreamContract(Contract):
         for number in range(6):
             mine = [b for b in bodies if b.startswith(b"%d:" % number)]
             assert mine == [b"%d:%d:%d" % (number, i, part) for i in range(20) for part in range(3)]
+
+    @keeps("whole")
+    def test_durable_after_kill_9(self, reopen: Callable[[], Stream]) -> None:
+        last = until_killed(_append_for_ever, reopen)[-1]
+        bodies = [r.body for r in reopen().read("a", 0)]
+        assert len(bodies) in (3 * (last + 1), 3 * (last + 2))
+        assert bodies == [b"%d:%d" % (turn, part) for turn in range(len(bodies) // 3) for part in range(3)]
+        assert reopen().append("a", [b"on"]) == len(bodies) + 1
+
+
+def _append_for_ever(stream: Stream, report: Report) -> None:
+    for turn in count():
+        stream.append("a", [b"%d:%d" % (turn, part) for part in range(3)])
+        report(turn)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import os
 import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import count
 
 import pytest
 import sqlalchemy as sa
@@ -14,7 +17,8 @@ import sqlalchemy as sa
 from tidemill.core.errors import InvalidError, NotFoundError
 from tidemill.ledger import schema
 from tidemill.ledger.store import Ledger, emit, insert_once, upsert
-from tidemill.testing.contract import Contract
+from tidemill.testing.contract import Contract, keeps
+from tidemill.testing.kills import Report, until_killed
 
 
 class LedgerContract(Contract):
@@ -65,6 +69,7 @@ class LedgerContract(Contract):
             _increment(db)
         assert _value(ledger) == 1
 
+    @keeps("serial")
     def test_a_second_write_in_a_thread_is_refused(self, ledger: Ledger) -> None:
         with ledger.write(), pytest.raises(InvalidError, match="connection"):
             ledger.log_metrics("run-1", [("loss", 0, 1.0)], at_us=1)
@@ -77,6 +82,17 @@ class LedgerContract(Contract):
         ledger.close()
         assert _value(Ledger(url)) == 1
 
+    @keeps("whole")
+    def test_durable_after_kill_9(self, url: str, ledger: Ledger) -> None:
+        last = until_killed(_write_for_ever, partial(Ledger, url))[-1]
+        found, events = _value(ledger), ledger.events_after(0, 1000)
+        assert found in (last, last + 1)
+        assert [event.body["turn"] for event in events] == list(range(1, found + 1))
+        with ledger.write() as db:
+            _increment(db)
+        assert _value(ledger) == found + 1
+
+    @keeps("patient", "serial")
     def test_patient_and_whole_over_processes(self, url: str, ledger: Ledger) -> None:
         context = multiprocessing.get_context("spawn")
         workers = [context.Process(target=_work, args=(url, number, 12)) for number in range(4)]
@@ -92,6 +108,23 @@ class LedgerContract(Contract):
         with ledger.write() as db:
             _increment(db)
         assert _value(pickle.loads(pickle.dumps(ledger))) == 1
+
+    def test_portable_over_a_fork(self, ledger: Ledger) -> None:
+        with ledger.write() as db:
+            _increment(db)
+        child = os.fork()
+        if child == 0:
+            try:
+                with ledger.write() as db:
+                    _increment(db)
+                ledger.log_metrics("run", [("loss", 1, 0.5)], at_us=1)
+            finally:
+                os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        with ledger.write() as db:
+            _increment(db)
+        assert _value(ledger) == 3
+        assert _metrics(ledger, schema.metric) == [("loss", 1, 0.5, 1)]
 
     def test_metrics_keep_the_last_value_of_a_step(self, ledger: Ledger) -> None:
         ledger.log_metrics("run-1", [("loss", 0, 1.0), ("loss", 1, 0.5), ("auc", 1, 0.7)], at_us=5)
@@ -133,6 +166,14 @@ def _increment(db: sa.Connection) -> None:
     """Read, then write: two writers at once would lose one."""
     value = int(db.execute(sa.select(schema.state.c.value).where(schema.state.c.name == "counter")).scalar() or "0")
     upsert(db, schema.state, {"name": "counter", "value": str(value + 1), "at_us": 0})
+
+
+def _write_for_ever(ledger: Ledger, report: Report) -> None:
+    for turn in count(1):
+        with ledger.write(durable=turn % 2 == 0) as db:
+            _increment(db)
+            emit(db, "turn", "x", {"turn": turn}, at_us=turn)
+        report(turn)
 
 
 def _value(ledger: Ledger) -> int:

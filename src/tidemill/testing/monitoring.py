@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import pyarrow as pa
@@ -14,7 +15,8 @@ from hypothesis import strategies as st
 from tidemill.core.definitions import Label, Table
 from tidemill.core.errors import InvalidError, UnavailableError
 from tidemill.monitoring.ports import AlertSink, LabelRow, LabelStore, MetricSink, MetricSource, Observation
-from tidemill.testing.contract import Contract
+from tidemill.testing.contract import Contract, keeps
+from tidemill.testing.kills import Report, until_killed
 
 _LABEL = Label("late", Table("landings", "files:x", event_time="landed_at", known_time="recorded_at"), "arr_delay > 15", key="flight")
 _ROWS = st.builds(
@@ -29,7 +31,7 @@ _ROWS = st.builds(
 
 
 class LabelStoreContract(Contract):
-    """Supply `new_store`, which makes an empty store, and `again`, which opens the same one a second time."""
+    """Supply `new_store`, which makes an empty store, and `opener`: how another process opens what a store wrote to (it can be pickled)."""
 
     @pytest.fixture
     def new_store(self) -> Callable[[], LabelStore]:
@@ -37,10 +39,11 @@ class LabelStoreContract(Contract):
         raise NotImplementedError
 
     @pytest.fixture
-    def again(self) -> Callable[[LabelStore], LabelStore]:
-        """Open what a store wrote to as another process would."""
+    def opener(self) -> Callable[[LabelStore], Callable[[], LabelStore]]:
+        """What opens a store's data a second time."""
         raise NotImplementedError
 
+    @keeps("resolved", "history", "once")
     def test_any_history_resolves_like_a_list(self, new_store: Callable[[], LabelStore]) -> None:
         @settings(deadline=None, max_examples=40)
         @given(st.lists(st.lists(_ROWS, max_size=8), max_size=4), st.integers(0, 60), st.integers(0, 60))
@@ -70,6 +73,7 @@ class LabelStoreContract(Contract):
         found = new_store().as_of("late", 10).schema
         assert {name: found.field(name).type for name in found.names} == wanted
 
+    @keeps("history", "resolved")
     def test_a_revision_keeps_the_history_and_wins_from_when_it_is_known(self, new_store: Callable[[], LabelStore]) -> None:
         store = new_store()
         store.write([LabelRow("late", "f", 0.0, 5, 10), LabelRow("late", "f", 1.0, 5, 20)])
@@ -77,6 +81,7 @@ class LabelStoreContract(Contract):
         assert [store.as_of("late", t).column("value").to_pylist() for t in (9, 10, 19, 20)] == [[], [0.0], [0.0], [0.5]]
         assert [r.value for r in store.history("late", "f")] == [0.0, 1.0, 0.5]
 
+    @keeps("resolved")
     def test_an_older_statement_that_comes_late_does_not_win(self, new_store: Callable[[], LabelStore]) -> None:
         store = new_store()
         store.write([LabelRow("late", "f", 1.0, 5, 20)])
@@ -85,8 +90,9 @@ class LabelStoreContract(Contract):
         assert store.as_of("late", 30).column("value").to_pylist() == [1.0]
         assert store.as_of("late", 15).column("value").to_pylist() == [0.0]
 
+    @keeps("once")
     def test_tables_are_written_once_and_seen_by_others(
-        self, new_store: Callable[[], LabelStore], again: Callable[[LabelStore], LabelStore]
+        self, new_store: Callable[[], LabelStore], opener: Callable[[LabelStore], Callable[[], LabelStore]]
     ) -> None:
         store, n = new_store(), 2000
         rows = pa.table(
@@ -99,17 +105,27 @@ class LabelStoreContract(Contract):
                 "writer": ["table"] * n,
             }
         )
-        other = again(store)
+        other = opener(store)()
         assert other.as_of("late", n).num_rows == 0
         assert (store.write(rows), store.write(rows), other.write(rows.slice(5, 7))) == (n, 0, 0)
         assert other.as_of("late", n).num_rows == n
         assert other.write([LabelRow("late", "f1", None, 1, n + 1)]) == 1
         assert store.as_of("late", n + 1).num_rows == n - 1
 
+    def test_lasting_after_kill_9(
+        self, new_store: Callable[[], LabelStore], opener: Callable[[LabelStore], Callable[[], LabelStore]]
+    ) -> None:
+        reopen = opener(new_store())
+        last = until_killed(_state_for_ever, reopen)[-1]
+        found = reopen().as_of("late", 1_000_000).column("key").to_pylist()
+        assert sorted(found) == sorted(f"{turn}-{part}" for turn in range(len(found) // 3) for part in range(3))
+        assert len(found) in (3 * (last + 1), 3 * (last + 2))
+
     def test_a_table_that_lacks_a_column_is_refused(self, new_store: Callable[[], LabelStore]) -> None:
         with pytest.raises(InvalidError, match="known_us"):
             new_store().write(pa.table({"label": ["late"], "key": ["f"], "value": [1.0], "event_us": [1], "writer": ["table"]}))
 
+    @keeps("derived")
     def test_derive_evaluates_the_expression_and_nulls_are_no_label(self, new_store: Callable[[], LabelStore]) -> None:
         store, times = new_store(), pa.timestamp("us", tz="UTC")
         rows = pa.table(
@@ -134,6 +150,12 @@ class LabelStoreContract(Contract):
             new_store().derive(_LABEL, pa.table({"flight": ["a"], "landed_at": [1], "recorded_at": [1]}))
 
 
+def _state_for_ever(store: LabelStore, report: Report) -> None:
+    for turn in count():
+        store.write([LabelRow("late", f"{turn}-{part}", 1.0, turn, turn) for part in range(3)])
+        report(turn)
+
+
 def _observation(**changes: Any) -> Observation:
     values: dict[str, Any] = {"service": "delay", "version": 1, "objective": "log_loss", "from_us": 0, "until_us": 10, "value": 0.5}
     values |= {"low": 0.4, "high": 0.6, "n": 100, "covered": 90, "body": {"method": "t"}}
@@ -153,18 +175,21 @@ class MetricSinkContract(Contract):
         """Where they come back from."""
         raise NotImplementedError
 
+    @keeps("found")
     def test_what_was_written_is_read_by_time(self, sink: MetricSink, source: MetricSource) -> None:
         later, sooner = _observation(from_us=10, until_us=20), _observation()
         sink.write([later, sooner], at_us=30)
         assert source.read("delay") == [sooner, later]
         assert source.read("delay")[0].coverage == pytest.approx(0.9)
 
+    @keeps("restated")
     def test_the_same_window_is_restated(self, sink: MetricSink, source: MetricSource) -> None:
         sink.write([_observation()], at_us=30)
         restated = _observation(value=0.55, low=None, high=None, covered=100, body={"final": True})
         sink.write([restated], at_us=40)
         assert source.read("delay") == [restated]
 
+    @keeps("found")
     def test_reading_selects(self, sink: MetricSink, source: MetricSource) -> None:
         psi, other = _observation(objective="psi:max"), _observation(version=2, value=None, low=None, high=None, n=0, covered=0)
         sink.write([_observation(), psi, other, _observation(service="fares")], at_us=30)
@@ -199,11 +224,13 @@ class AlertSinkContract(Contract):
         """A sink whose other end never answers, told to wait `timeout_s` at most."""
         raise NotImplementedError
 
+    @keeps("at least once")
     def test_an_alert_that_was_sent_has_arrived(self, sink: AlertSink, received: Callable[[], list[str]]) -> None:
         sink.send("drift of sky__temp", {"value": 0.31, "bad": float("nan")})
         sink.send("rolled back", {})
         assert list(dict.fromkeys(received())) == ["drift of sky__temp", "rolled back"]
 
+    @keeps("bounded", "at least once")
     def test_nobody_there_is_said_in_time(self, dead: AlertSink | None) -> None:
         if dead is None:
             return

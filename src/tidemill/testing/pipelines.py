@@ -14,7 +14,7 @@ from tidemill.core.errors import InvalidError
 from tidemill.ledger import schema
 from tidemill.ledger.store import Ledger, from_json
 from tidemill.pipelines.ports import Executor, Graph, Node, Ref
-from tidemill.testing.contract import Contract
+from tidemill.testing.contract import Contract, keeps
 
 _PROJECT = '''
 from pathlib import Path
@@ -110,6 +110,7 @@ class ExecutorContract(Contract):
         folder.mkdir()
         return Project(folder)
 
+    @keeps("cached")
     def test_a_node_runs_once_per_key(self, executor: Executor, project: Project) -> None:
         first = executor.run(project.graph(), run_id="run-1", cause_id="cause-1")
         assert (first.status, first.output, first.ran, first.cached) == ("finished", [2.0, 0.1], 3, 0)
@@ -118,6 +119,7 @@ class ExecutorContract(Contract):
         assert (again.status, again.output, again.ran, again.cached) == ("finished", [2.0, 0.1], 0, 3)
         assert project.calls() == []
 
+    @keeps("resumable")
     def test_a_finished_run_answers_without_running(self, executor: Executor, project: Project) -> None:
         first = executor.run(project.graph(), run_id="run-1", cause_id="cause-1")
         project.calls()
@@ -125,6 +127,7 @@ class ExecutorContract(Contract):
         assert (again.output, again.ran, again.cached) == (first.output, first.ran, first.cached)
         assert project.calls() == []
 
+    @keeps("minimal")
     def test_a_parameter_reruns_what_reads_it(self, executor: Executor, project: Project) -> None:
         executor.run(project.graph(), run_id="run-1", cause_id="cause-1")
         project.calls()
@@ -134,6 +137,7 @@ class ExecutorContract(Contract):
         assert executor.run(project.graph(rate=0.2), run_id="run-2", cause_id="cause-1").output == [2.0, 0.2]
         assert project.calls() == ["third"]
 
+    @keeps("minimal", "cached")
     def test_a_changed_helper_reruns_exactly_the_steps_that_reach_it(self, executor: Executor, project: Project) -> None:
         executor.run(project.graph(), run_id="run-1", cause_id="cause-1")
         project.calls()
@@ -144,6 +148,7 @@ class ExecutorContract(Contract):
         executor.run(project.graph(), run_id="run-2", cause_id="cause-1")
         assert project.calls() == ["second"]  # its output is equal, so `third` is cut off
 
+    @keeps("cached")
     def test_a_changed_constant_counts_and_a_comment_does_not(self, executor: Executor, project: Project) -> None:
         executor.run(project.graph(), run_id="run-1", cause_id="cause-1")
         project.calls()
@@ -154,12 +159,14 @@ class ExecutorContract(Contract):
         assert "constant `OFFSET`" in executor.plan(project.graph())[0].because[0]
         assert executor.run(project.graph(), run_id="run-3", cause_id="cause-1").output == [3.0, 0.1]
 
+    @keeps("minimal")
     def test_equal_outputs_cut_the_rest_off(self, executor: Executor, project: Project) -> None:
         executor.run(project.graph(n=4), run_id="run-1", cause_id="cause-1")
         project.calls()
         executor.run(project.graph(n=3), run_id="run-2", cause_id="cause-1")  # another number, and the same half of it
         assert project.calls() == ["first", "second"]
 
+    @keeps("resumable", "recorded")
     def test_a_killed_run_goes_on(self, executor: Executor, project: Project, ledger: Ledger) -> None:
         kill = Path(f"{project.book}.kill")
         kill.touch()
@@ -173,6 +180,7 @@ class ExecutorContract(Contract):
         assert project.calls() == ["third"]
         assert _status(ledger, "run-1") == ("finished", {"first": "finished", "second": "finished", "third": "finished"})
 
+    @keeps("failing")
     def test_an_error_ends_the_run_names_the_node_and_keeps_the_rest(self, executor: Executor, project: Project, ledger: Ledger) -> None:
         fail = Path(f"{project.book}.fail")
         fail.touch()
@@ -192,6 +200,7 @@ class ExecutorContract(Contract):
         executor.run(project.graph(), run_id="run-2", cause_id="cause-1", force=["second"])
         assert project.calls() == ["second"]
 
+    @keeps("recorded")
     def test_the_ledger_has_run_nodes_keys_and_parameters(self, executor: Executor, project: Project, ledger: Ledger) -> None:
         executor.run(project.graph(), run_id="run-1", cause_id="cause-1", service="flights")
         with ledger.read() as db:

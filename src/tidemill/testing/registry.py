@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 import pytest
 
-from tidemill.core.errors import NotFoundError
+from tidemill.core.errors import InvalidError, NotFoundError
 from tidemill.registry.ports import ModelRegistry, ModelVersion
-from tidemill.testing.contract import Contract
+from tidemill.testing.contract import Contract, keeps
 
+Move = tuple[str, int | None, int, str]
 META = {"dataset": "sha256:d", "snapshots": {"landings": 7}, "trained_until_us": 3}
 
 
@@ -20,8 +21,12 @@ def add(registry: ModelRegistry, digest: str, run: str = "run-1", name: str = "d
 
 
 class ModelRegistryContract(Contract):
-    """Supply `registry`, and `artifact(text)`: it keeps a model directory with that text and answers its digest."""
+    """Supply `registry`, `artifact(text)`, which keeps a model directory with that text and answers its digest, and `moves`.
 
+    `moves()` answers what the registry's record says of an alias's moves, oldest first: (alias, from or None, to, decision).
+    """
+
+    @keeps("gapless")
     def test_versions_count_from_one_by_name(self, registry: ModelRegistry, artifact: Callable[[str], str]) -> None:
         assert [add(registry, artifact(t)).version for t in "abc"] == [1, 2, 3]
         assert add(registry, artifact("a"), name="other").version == 1
@@ -37,12 +42,14 @@ class ModelRegistryContract(Contract):
         assert added.meta == META
         assert added.uri == "models:/delay/1"
 
+    @keeps("idempotent")
     def test_the_same_directory_of_the_same_run_is_one_version(self, registry: ModelRegistry, artifact: Callable[[str], str]) -> None:
         first = add(registry, artifact("a"))
         assert add(registry, artifact("a"), at_us=9) == first
         assert add(registry, artifact("a"), run="run-2").version == 2
         assert add(registry, artifact("b")).version == 3
 
+    @keeps("gapless")
     def test_versions_have_no_gaps_under_concurrent_writers(self, registry: ModelRegistry, artifact: Callable[[str], str]) -> None:
         digests = [artifact(str(i)) for i in range(8)]
         threads = [threading.Thread(target=lambda n=n: [add(registry, d, run=f"run-{n}") for d in digests]) for n in range(4)]
@@ -57,6 +64,7 @@ class ModelRegistryContract(Contract):
             add(registry, "sha256:" + "0" * 64)
         assert registry.versions("delay") == []
 
+    @keeps("movable")
     def test_an_alias_points_at_one_version_and_moves(self, registry: ModelRegistry, artifact: Callable[[str], str]) -> None:
         for text in "ab":
             add(registry, artifact(text))
@@ -67,6 +75,20 @@ class ModelRegistryContract(Contract):
         assert registry.get("delay", "champion").version == 2
         assert registry.get("delay", 2).aliases == ("challenger", "champion")
         assert registry.get("delay", 1).aliases == ()
+
+    def test_movable_by_a_decision_and_with_its_history(
+        self, registry: ModelRegistry, artifact: Callable[[str], str], moves: Callable[[], list[Move]]
+    ) -> None:
+        for text in "ab":
+            add(registry, artifact(text))
+        for version, decision in ((1, "d1"), (2, "d2"), (2, "d2"), (1, "d3")):
+            registry.set_alias("delay", "champion", version, decision_id=decision, at_us=8)
+        wanted = [("champion", None, 1, "d1"), ("champion", 1, 2, "d2"), ("champion", 2, 1, "d3")]
+        assert moves() == wanted
+        with pytest.raises(InvalidError, match="decision"):
+            registry.set_alias("delay", "champion", 2, decision_id="", at_us=9)
+        assert registry.get("delay", "champion").version == 1
+        assert moves() == wanted
 
     def test_a_status_is_kept(self, registry: ModelRegistry, artifact: Callable[[str], str]) -> None:
         add(registry, artifact("a"))

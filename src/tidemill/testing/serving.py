@@ -8,6 +8,7 @@ import threading
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from hypothesis import strategies as st
 
 from tidemill.core.errors import InvalidError, RefusedError, UnavailableError
 from tidemill.serving.ports import Deployment, Prediction, PredictionLog, Role, Router, Runtime
-from tidemill.testing.contract import Contract
+from tidemill.testing.contract import Contract, keeps
+from tidemill.testing.kills import Report, until_killed
 from tidemill.testing.models import write_linear_model
 
 
@@ -188,8 +190,9 @@ def prediction(i: int, **changes: Any) -> Prediction:
 
 
 class PredictionLogContract(Contract):
-    """Supply `log` and `reopen`: a function that opens the same log once more, as another process would."""
+    """Supply `log` and `reopen`: a function that opens the same log once more, as another process would (it can be pickled)."""
 
+    @keeps("exact", "once", "ordered")
     def test_exact_and_once_and_ordered_like_a_dict(self, log: PredictionLog) -> None:
         kept: dict[tuple[str, str, int, str], Prediction] = {}
 
@@ -220,6 +223,12 @@ class PredictionLogContract(Contract):
         log.append([prediction(i) for i in range(300)])
         assert list(reopen().read("svc")) == [prediction(i) for i in range(300)]
 
+    def test_durable_after_kill_9(self, reopen: Callable[[], PredictionLog]) -> None:
+        last = until_killed(_append_for_ever, reopen)[-1]
+        found = list(reopen().read("svc"))
+        assert found == [prediction(i) for i in range(len(found))]
+        assert len(found) in (3 * (last + 1), 3 * (last + 2))
+
     def test_once_the_first_record_stands(self, log: PredictionLog, reopen: Callable[[], PredictionLog]) -> None:
         log.append([prediction(1), prediction(1, score=9.0), prediction(1, role="shadow", version=2)])
         reopen().append([prediction(1, score=8.0)])
@@ -249,6 +258,7 @@ class PredictionLogContract(Contract):
             assert column.tolist() == [getattr(p, name) for p in rows]
         assert {len(column) for column in log.scores("none").values()} == {0}
 
+    @keeps("durable")
     def test_many_threads_lose_nothing(self, log: PredictionLog) -> None:
         def write(thread: int) -> None:
             for i in range(25):
@@ -265,3 +275,9 @@ class PredictionLogContract(Contract):
         with pytest.raises(InvalidError, match="id-000002"):
             log.append([prediction(1), prediction(2, values=(object(), None, None))])
         assert list(log.read("svc")) == []
+
+
+def _append_for_ever(log: PredictionLog, report: Report) -> None:
+    for turn in count():
+        log.append([prediction(3 * turn + part) for part in range(3)])
+        report(turn)

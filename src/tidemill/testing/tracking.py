@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 import pytest
 
 from tidemill.core.errors import InvalidError
-from tidemill.testing.contract import Contract
+from tidemill.testing.contract import Contract, keeps
 from tidemill.tracking.ports import Tracker
 
 Begin = Callable[[str, int], None]
@@ -21,6 +21,7 @@ Begin = Callable[[str, int], None]
 class TrackerContract(Contract):
     """Supply `tracker` (it can be pickled, or made again by `reopen`), and `begin(run_id, started_us)`, which makes a run to list."""
 
+    @keeps("history")
     def test_each_step_keeps_the_last_value(self, tracker: Tracker) -> None:
         tracker.log("r", [("loss", 0, 0.5), ("loss", 2, 0.3)], at_us=1)
         tracker.log("r", [("loss", 1, 0.4), ("loss", 0, 0.6)], at_us=2)
@@ -29,6 +30,7 @@ class TrackerContract(Contract):
         assert tracker.history("r", "other") == []
         assert tracker.history("s", "loss") == []
 
+    @keeps("history")
     def test_odd_values_are_kept(self, tracker: Tracker) -> None:
         values = [math.inf, -math.inf, 5e-324, 1.7976931348623157e308, 0.1 + 0.2, -0.0]
         tracker.log("r", [("x", i, value) for i, value in enumerate(values)] + [("x", 9, math.nan)], at_us=1)
@@ -36,11 +38,13 @@ class TrackerContract(Contract):
         assert found[:-1] == values
         assert math.isnan(found[-1])
 
+    @keeps("kept")
     def test_a_logged_value_survives_kill_9(self, reopen: Callable[[], Tracker]) -> None:
         reopen()
         _killed(_log_and_die, reopen)
         assert reopen().history("r", "loss") == [(i, i / 10, 1) for i in range(20)]
 
+    @keeps("concurrent")
     def test_dozens_of_processes_log_at_once(self, reopen: Callable[[], Tracker]) -> None:
         reopen()
         context = multiprocessing.get_context("fork")
@@ -54,6 +58,7 @@ class TrackerContract(Contract):
         for n in range(12):
             assert len(tracker.history(f"run-{n}", "loss")) == 30
 
+    @keeps("selective")
     def test_search_lists_newest_first_with_what_was_named(self, tracker: Tracker, begin: Begin) -> None:
         for i in range(5):
             begin(f"r{i}", i)

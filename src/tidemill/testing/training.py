@@ -12,7 +12,7 @@ import pytest
 
 from tidemill.core.errors import ConflictError, InvalidError, UnavailableError
 from tidemill.core.instants import DAY_US, HOUR_US
-from tidemill.testing.contract import Contract
+from tidemill.testing.contract import Contract, keeps
 from tidemill.training.ports import Trainer, TrainingSet, TrainingSource
 
 
@@ -45,17 +45,20 @@ def shout() -> str:
 class TrainerContract(Contract):
     """Supply `trainer`."""
 
+    @keeps("apart")
     def test_work_runs_in_a_nicer_process_of_its_own(self, trainer: Trainer) -> None:
         pid, niceness, _values = trainer.run(where, ())
         assert pid != os.getpid()
         assert niceness > os.nice(0)
 
+    @keeps("faithful")
     def test_values_come_back_as_they_were(self, trainer: Trainer) -> None:
         array = np.array([0.1, np.nan, np.inf])
         _pid, _nice, (text, found) = trainer.run(where, ("ü\0", array))
         assert text == "ü\0"
         np.testing.assert_array_equal(found, array)
 
+    @keeps("faithful")
     def test_an_error_is_raised_again(self, trainer: Trainer) -> None:
         with pytest.raises(ConflictError, match="somebody was first"):
             trainer.run(fail, ("somebody was first",))
@@ -63,6 +66,7 @@ class TrainerContract(Contract):
     def test_output_of_the_work_does_not_disturb_the_answer(self, trainer: Trainer) -> None:
         assert trainer.run(shout, ()) == "done"
 
+    @keeps("contained")
     def test_a_killed_worker_is_unavailable_and_the_caller_lives_on(self, trainer: Trainer) -> None:
         with pytest.raises(UnavailableError, match="safe"):
             trainer.run(die, ())
@@ -110,6 +114,7 @@ def day(n: float) -> int:
 class TrainingSourceContract(Contract):
     """Supply `world`."""
 
+    @keeps("labelled", "leak-free")
     def test_rows_are_labelled_in_time_order_and_not_later_than_asked(self, world: World) -> None:
         world.publish([(f"f{i}", day(10 - i), day(0), float(i), "B6" if i % 2 else "AA") for i in range(10)])
         world.label([(f"f{i}", float(i % 2), day(10 - i) + HOUR_US) for i in range(9)])
@@ -121,6 +126,7 @@ class TrainingSourceContract(Contract):
         assert rows.categories == {"carrier": ("AA", "B6")}
         assert (rows.service, rows.until_us, rows.features) == ("delay", day(7), ("distance", "carrier"))
 
+    @keeps("timeless")
     def test_what_became_known_later_changes_nothing(self, world: World) -> None:
         world.publish([(f"f{i}", day(i), day(0), float(i), "AA") for i in range(1, 6)])
         world.label([(f"f{i}", 1.0, day(i) + HOUR_US) for i in range(1, 6)])
@@ -134,6 +140,7 @@ class TrainingSourceContract(Contract):
         assert newer.table.column("label").to_pylist() == [1.0, 0.0, 1.0, 1.0]
         assert newer.table.column("distance").to_pylist() == [1.0, 2.0, 4.0, 5.0]  # the correction came after f2 was served
 
+    @keeps("leak-free")
     def test_a_row_stands_as_it_was_known_at_its_own_time(self, world: World) -> None:
         world.publish(
             [
@@ -152,6 +159,7 @@ class TrainingSourceContract(Contract):
         found = dict(zip(rows.column("id").to_pylist(), rows.column("distance").to_pylist(), strict=True))
         assert found == {"early": 2.0, "late": 3.0, "just": 6.0, "moved": 8.0}
 
+    @keeps("versioned")
     def test_versions_change_with_what_is_read_and_only_then(self, world: World) -> None:
         world.publish([("a", day(1), day(0), 1.0, "AA")])
         world.label([("a", 1.0, day(2))])

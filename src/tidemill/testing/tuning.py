@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tidemill.core.errors import InvalidError
-from tidemill.testing.contract import Contract
+from tidemill.testing.contract import Contract, keeps
 from tidemill.tuning.ports import Range, Study, Trial, Tuner
 
 SPACE = {
@@ -32,6 +32,7 @@ def bowl(params: Mapping[str, Any], _trial: Trial) -> float:
 class TunerContract(Contract):
     """Supply `make`: it answers a tuner over a new, empty store each time, and one over the store of `name` when called with one."""
 
+    @keeps("repeatable")
     def test_the_same_search_gives_the_same_trials(self, make: Callable[[str], Tuner]) -> None:
         one = make("one").search("s", bowl, SPACE, trials=12, seed=7)
         two = make("two").search("s", bowl, SPACE, trials=12, seed=7)
@@ -49,6 +50,7 @@ class TunerContract(Contract):
             assert 0 <= trial.params["share"] <= 1
             assert trial.params["kind"] in ("a", "b")
 
+    @keeps("resumable")
     def test_a_killed_study_goes_on_as_if_it_had_not_been(self, make: Callable[[str], Tuner]) -> None:
         whole = make("whole").search("s", bowl, SPACE, trials=14, seed=3)
         calls: list[int] = []
@@ -76,6 +78,7 @@ class TunerContract(Contract):
         tuner.search("s", bowl, SPACE, trials=3, seed=3)
         assert len(tuner.search("t", bowl, SPACE, trials=2, seed=3).trials) == 2
 
+    @keeps("enqueued")
     def test_start_points_come_first_in_order(self, make: Callable[[str], Tuner]) -> None:
         points = ({"leaves": 31, "rate": 0.05, "share": 0.5, "kind": "b"}, {"leaves": 63, "rate": 0.1, "share": 0.25, "kind": "a"})
         trials = make("one").search("s", bowl, SPACE, trials=4, seed=3, start=points).trials
@@ -86,6 +89,7 @@ class TunerContract(Contract):
             with pytest.raises(InvalidError, match="start point"):
                 make("one").search("s", bowl, SPACE, trials=4, seed=3, start=(point,))
 
+    @keeps("tolerant")
     def test_a_trial_that_raises_or_answers_nan_has_failed_and_the_study_goes_on(self, make: Callable[[str], Tuner]) -> None:
         def fragile(params: Mapping[str, Any], trial: Trial) -> float:
             if trial.number == 1:
@@ -96,6 +100,7 @@ class TunerContract(Contract):
         assert [trial.state for trial in study.trials] == ["complete", "failed", "failed", "complete", "complete"]
         assert study.value == min(trial.value for trial in study.trials if trial.value is not None)
 
+    @keeps("tolerant")
     def test_only_when_all_fail_is_it_an_error(self, make: Callable[[str], Tuner]) -> None:
         def broken(_params: Mapping[str, Any], _trial: Trial) -> float:
             raise ValueError("no luck")

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidemill.core.errors import ConflictError, InvalidError
-from tidemill.testing.contract import Contract
+from tidemill.testing.contract import Contract, keeps
 from tidemill.validation.ports import ColumnRules, Profiler, SchemaStore, TableSchema
 
 _NUMBERS = st.none() | st.floats(-1e9, 1e9) | st.sampled_from([0.0, 1.0])
@@ -33,6 +33,7 @@ class ProfilerContract(Contract):
         """The profiler under test."""
         raise TypeError("supply a `profiler` fixture")
 
+    @keeps("mergeable")
     def test_merging_equals_profiling_both(self, profiler: Profiler) -> None:
         @settings(deadline=None, max_examples=60)
         @given(_ROWS, _ROWS)
@@ -49,6 +50,7 @@ class ProfilerContract(Contract):
 
         check()
 
+    @keeps("mergeable")
     def test_merged_quantiles_keep_their_rank(self, profiler: Profiler) -> None:
         random = np.random.default_rng(7)
         parts = [random.lognormal(mean=day % 7, size=1000 + 13 * day) for day in range(60)]
@@ -65,6 +67,7 @@ class ProfilerContract(Contract):
         a.merge(b)
         assert (a.to_bytes(), b.to_bytes()) == before
 
+    @keeps("lossless")
     def test_load_is_lossless(self, profiler: Profiler) -> None:
         random = np.random.default_rng(3)
         rows = pa.table({"x": random.normal(size=5000), "s": [f"k{i % 1700}" for i in range(5000)], "t": [i % 2 == 0 for i in range(5000)]})
@@ -83,6 +86,7 @@ class ProfilerContract(Contract):
             with pytest.raises(InvalidError):
                 profiler.load(bad)
 
+    @keeps("repeatable")
     def test_equal_rows_give_equal_bytes(self, profiler: Profiler) -> None:
         rows = _table([(float(i * i % 977), f"v{i % 1300}") for i in range(4000)])
         assert profiler.profile(rows).to_bytes() == profiler.profile(rows).to_bytes()
@@ -112,6 +116,7 @@ class ProfilerContract(Contract):
         ],
         ids=lambda values: str(values.type)[:24],
     )
+    @keeps("total")
     def test_every_type_has_a_profile(self, profiler: Profiler, values: pa.Array) -> None:
         for part in (values, values.slice(0, 0)):
             profile = profiler.profile(pa.table({"c": part}))
@@ -157,6 +162,7 @@ class SchemaStoreContract(Contract):
         """Make the table's schema allow no new columns, as a person would."""
         raise TypeError("supply `edit`")
 
+    @keeps("faithful")
     def test_saved_is_found_equal(self, store: SchemaStore) -> None:
         assert store.find("flights") is None
         store.save(_RULES)
@@ -168,6 +174,7 @@ class SchemaStoreContract(Contract):
         store.save(replace(_RULES, unique=()))
         assert store.find("flights") == replace(_RULES, unique=())
 
+    @keeps("curated")
     def test_an_edit_is_never_lost(self, store: SchemaStore) -> None:
         store.save(_RULES)
         self.edit(store, "flights")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,7 +16,8 @@ from tidemill.core import digests
 from tidemill.core.clock import ReplayClock
 from tidemill.core.errors import ConflictError, CorruptError, InvalidError, NotFoundError
 from tidemill.core.instants import DAY_US
-from tidemill.testing.contract import Contract
+from tidemill.testing.contract import Contract, keeps
+from tidemill.testing.kills import Report, until_killed
 from tidemill.versioning.ports import BlobStore, TableStore
 
 SCHEMA = pa.schema([("id", pa.int64()), ("name", pa.string()), ("at", pa.timestamp("us", "UTC"))])
@@ -36,7 +39,7 @@ def read(store: TableStore, table: str, at: int | str | None = None) -> list[int
 
 
 class TableStoreContract(Contract):
-    """Supply `clock` if you need another, and `store`: an empty store that uses it."""
+    """Supply `clock` if you need another, `store`: an empty store that uses it, and `reopen`: how another process opens it (it can be pickled)."""
 
     @pytest.fixture
     def clock(self) -> ReplayClock:
@@ -66,6 +69,7 @@ class TableStoreContract(Contract):
         assert store.publish("t", "audit-a").rows == 1
         assert read(store, "t") == [1]
 
+    @keeps("isolated")
     def test_rejected_rows_outlive_maintenance(self, store: TableStore, clock: ReplayClock) -> None:
         store.create("t", SCHEMA)
         store.append("t", rows(1), batch="a", branch="main")
@@ -85,6 +89,15 @@ class TableStoreContract(Contract):
         snapshot = store.publish("t", "audit")
         assert (snapshot.rows, snapshot.refs) == (2, ("main",))
         assert read(store, "t") == [1, 2]
+
+    def test_atomic_when_killed(self, store: TableStore, reopen: Callable[[], TableStore]) -> None:
+        store.create("t", SCHEMA)
+        published = until_killed(_publish_for_ever, reopen, reports=3, then_ms=random.uniform(0, 30))
+        found = read(reopen(), "t")
+        assert found == list(range(len(found)))
+        assert len(found) in (2 * len(published), 2 * len(published) + 2), "half of a branch was published, or a whole one lost"
+        _publish_for_ever(reopen(), report=None, turns=1)
+        assert len(read(reopen(), "t")) == len(found) + 2
 
     def test_idempotent_append(self, store: TableStore) -> None:
         store.create("t", SCHEMA)
@@ -117,6 +130,7 @@ class TableStoreContract(Contract):
             store.publish("t", f"audit-{i}")
         assert read(store, "t") == list(range(6))
 
+    @keeps("idempotent")
     def test_a_rejected_batch_may_come_again_elsewhere(self, store: TableStore) -> None:
         store.create("t", SCHEMA)
         store.append("t", rows(1), batch="a", branch="audit-a")
@@ -138,6 +152,7 @@ class TableStoreContract(Contract):
         assert read(store, "t", young.id) == [1, 2]
         assert store.scan("t", old.id).schema.names == SCHEMA.names
 
+    @keeps("immutable")
     def test_a_snapshot_in_use_until_now_outlives_its_replacement(self, store: TableStore, clock: ReplayClock) -> None:
         store.create("t", SCHEMA)
         for i in range(5):
@@ -250,9 +265,20 @@ class TableStoreContract(Contract):
         assert len(store.scan("t").paths) <= 4
         assert len(store.snapshots("t")) <= 12
 
+    @keeps("isolated", "serial")
     def test_any_history_equals_a_dict(self, store: TableStore, clock: ReplayClock) -> None:
         for seed in range(3):
             _random_history(store, clock, f"t{seed}", random.Random(seed))
+
+
+def _publish_for_ever(store: TableStore, report: Report | None, turns: int = 1_000_000) -> None:
+    done = len(read(store, "t")) // 2
+    for turn in range(done, done + turns):
+        for part in range(2):
+            store.append("t", rows(2 * turn + part), batch=f"{turn}-{part}", branch=f"audit-{turn}")
+        store.publish("t", f"audit-{turn}")
+        if report is not None:
+            report(turn)
 
 
 def _random_history(store: TableStore, clock: ReplayClock, table: str, chance: random.Random) -> None:
@@ -279,7 +305,7 @@ def _random_history(store: TableStore, clock: ReplayClock, table: str, chance: r
 
 
 class BlobStoreContract(Contract):
-    """Supply `store`: an empty store."""
+    """Supply `store`: an empty store, and `reopen`: how another process opens it (it can be pickled)."""
 
     @pytest.fixture
     def store(self) -> BlobStore:
@@ -337,6 +363,19 @@ class BlobStoreContract(Contract):
         with pytest.raises(NotFoundError):
             store.size_bytes(digests.of_bytes(b"never put"))
 
+    def test_atomic_when_killed(self, store: BlobStore, reopen: Callable[[], BlobStore], tmp_path: Path) -> None:
+        for number, then_ms in enumerate((0.0, 1.0, 4.0)):
+            told = until_killed(_put_for_ever, partial(_opened, reopen, tmp_path / f"given-{number}"), reports=4, then_ms=then_ms)
+            *whole, last = [told[i : i + 2] for i in range(0, len(told), 2)]
+            for digest in whole:
+                assert digests.of_tree(digests.tree(store.fetch(digest[0]))) == digest[1] == digest[0]
+            try:
+                found = store.fetch(last[0])
+            except NotFoundError:
+                assert len(last) == 1
+            else:
+                assert digests.of_tree(digests.tree(found)) == last[0]
+
     def test_names_are_digests_only(self, store: BlobStore) -> None:
         for name in ("../../etc/passwd", "sha256:../../x", "sha256:" + "A" * 64, ""):
             with pytest.raises(InvalidError):
@@ -358,6 +397,21 @@ class BlobStoreContract(Contract):
         for digest in (tree, blob):
             with pytest.raises(NotFoundError):
                 store.fetch(digest)
+
+
+def _opened(reopen: Callable[[], BlobStore], folder: Path) -> tuple[BlobStore, Path]:
+    return reopen(), folder
+
+
+def _put_for_ever(given: tuple[BlobStore, Path], report: Report) -> None:
+    """Report a folder's digest before it is put, and what `put` answered."""
+    store, folder = given
+    for turn in count():
+        for name in ("a.bin", "b/c.bin"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(random.Random(f"{folder}{turn}{name}").randbytes(1_000_000))
+        report(digests.of_tree(digests.tree(folder)))
+        report(store.put(folder))
 
 
 def _flip(path: Path) -> None:

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -13,7 +14,7 @@ from tidemill.testing.features import DEFINITIONS, OnlineStoreContract, StreamPr
 class TestSqliteOnlineStore(OnlineStoreContract):
     @pytest.fixture
     def open_store(self, tmp_path: Path) -> Callable[[], OnlineStore]:
-        return lambda: SqliteOnlineStore(tmp_path / "online.db")
+        return partial(SqliteOnlineStore, tmp_path / "online.db")
 
 
 class TestTileProcessor(StreamProcessorContract):

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from tidemill.testing.ingestion import StreamContract
 class TestLogStream(StreamContract):
     @pytest.fixture
     def reopen(self, tmp_path: Path) -> Callable[[], Stream]:
-        return lambda: LogStream(tmp_path / "stream")
+        return partial(LogStream, tmp_path / "stream")
 
     @pytest.fixture
     def stream(self, reopen: Callable[[], Stream]) -> Stream:

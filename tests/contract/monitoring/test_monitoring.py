@@ -4,6 +4,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -25,12 +26,12 @@ class TestSqliteLabelStore(LabelStoreContract):
         return lambda: SqliteLabelStore(next(paths))
 
     @pytest.fixture
-    def again(self) -> Callable[[LabelStore], LabelStore]:
-        def reopen(store: LabelStore) -> LabelStore:
+    def opener(self) -> Callable[[LabelStore], Callable[[], LabelStore]]:
+        def opener(store: LabelStore) -> Callable[[], LabelStore]:
             assert isinstance(store, SqliteLabelStore)
-            return SqliteLabelStore(store.path)
+            return partial(SqliteLabelStore, store.path)
 
-        return reopen
+        return opener
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -48,4 +49,4 @@ class TestSqlitePredictionLog(PredictionLogContract):
 
     @pytest.fixture
     def reopen(self, tmp_path: Path) -> Callable[[], PredictionLog]:
-        return lambda: SqlitePredictionLog(tmp_path / "predictions.db")
+        return partial(SqlitePredictionLog, tmp_path / "predictions.db")

@@ -1,5 +1,7 @@
 """The embedded stores keep their ports' promises."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,8 +17,16 @@ class TestIcebergTableStore(TableStoreContract):
     def store(self, clock: ReplayClock, tmp_path: Path) -> TableStore:
         return IcebergTableStore(tmp_path / "lake", f"sqlite:///{tmp_path}/catalog.db", clock)
 
+    @pytest.fixture
+    def reopen(self, clock: ReplayClock, tmp_path: Path) -> Callable[[], TableStore]:
+        return partial(IcebergTableStore, tmp_path / "lake", f"sqlite:///{tmp_path}/catalog.db", clock)
+
 
 class TestFileBlobStore(BlobStoreContract):
     @pytest.fixture
     def store(self, tmp_path: Path) -> BlobStore:
         return FileBlobStore(tmp_path / "blobs")
+
+    @pytest.fixture
+    def reopen(self, tmp_path: Path) -> Callable[[], BlobStore]:
+        return partial(FileBlobStore, tmp_path / "blobs")
