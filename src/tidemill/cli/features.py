@@ -20,6 +20,7 @@ _WORDS = {
     "out_of_window": "out of the window",
     "superseded": "superseded by a correction",
     "not_latest": "not the latest",
+    "filtered": "left out by where",
 }
 
 

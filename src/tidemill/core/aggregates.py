@@ -152,10 +152,10 @@ def distinct(column: str, *, over: Durations, hop: str | None = None, where: str
 
 
 def quantile(column: str, q: float, *, over: Durations, hop: str | None = None, where: str = "", name: str = "") -> Features:
-    """The value of rank ceil(q n) in the window (the least for q = 0), within 0.4 % of itself.
+    """The value of rank ceil(q n) in the window (the least for q = 0), at most 0.4 % nearer to zero; whole numbers up to 512 are exact.
 
-    Values are counted in buckets of 1/128 of a power of two, as in HdrHistogram, and the middle of the bucket is answered. Counts can be
-    added, merged and taken back again, which KLL and t-digest cannot, so corrections and windows need no second look at the rows.
+    Values are counted in buckets of 1/256 of a power of two, as in HdrHistogram, and the bucket's edge is answered. Counts can be
+    added, merged and taken back again, which those of KLL and t-digest cannot, so corrections need no second look at the rows.
     """
     if not 0 <= q <= 1:
         raise InvalidError(f"quantile {q} of {column!r} is outside 0 to 1; the median is 0.5")

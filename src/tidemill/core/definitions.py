@@ -136,7 +136,11 @@ class FeatureView:
 
     def full_name(self, aggregate: Aggregate) -> str:
         """The column name of a feature in training sets, requests and logs."""
-        return f"{self.name}__{aggregate.name}"
+        return self.full_name_of(aggregate.name)
+
+    def full_name_of(self, feature: str) -> str:
+        """The same from the feature's name in its view."""
+        return f"{self.name}__{feature}"
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ class SourceRow:
     values: Mapping[str, Any]
     event_us: int
     known_us: int
-    use: Literal["used", "not_yet_known", "not_yet_happened", "out_of_window", "superseded", "not_latest"]
+    use: Literal["used", "not_yet_known", "not_yet_happened", "out_of_window", "superseded", "not_latest", "filtered"]
 
 
 class OfflineStore(Protocol):

@@ -2,140 +2,29 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count as count_from
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tidemill.core.aggregates import count, latest, max_, mean, min_, sum_
-from tidemill.core.definitions import Definitions, Entity, FeatureView, Table
+from tidemill.core.aggregates import count
+from tidemill.core.definitions import FeatureView
 from tidemill.core.errors import InvalidError
-from tidemill.core.instants import DAY_US, parse_duration
+from tidemill.core.instants import DAY_US
 from tidemill.features.ports import AT, OfflineStore, OnlineStore, StreamProcessor
 from tidemill.testing.contract import Contract, keeps
 from tidemill.testing.kills import Report, until_killed
-from tidemill.versioning.ports import Scan
+from tidemill.testing.reference import DEFINITIONS, KEYED, MINUTE, PLACE, STREAMED, UTC_US, VIEWS, Rows, arrow, reference, same, scans
 
 EXAMPLES = 2000 if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else 50
-MINUTE = parse_duration("1m")
-UTC_US = pa.timestamp("us", "UTC")
-SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("place", pa.string()),
-        ("lane", pa.int64()),
-        ("happened", UTC_US),
-        ("learned", UTC_US),
-        ("delay", pa.float64()),
-        ("word", pa.string()),
-    ]
-)
-KEYED = Table("keyed", "files:keyed", "happened", "learned", key="id")
-PLAIN = Table("plain", "files:plain", "happened", "learned")
-_PLACE, _LANE = Entity("place"), Entity("lane")
-_WINDOWS = [
-    mean("delay", over="6m", hop="2m"), sum_("delay", over="6m", hop="2m"), count(over="6m", hop="2m"), count(over="9m", hop="3m"),
-    min_("delay", over="6m", hop="2m"), max_("delay", over="9m", hop="3m"),
-]  # fmt: skip
-_LATEST = latest("delay", "word", ttl="5m")
-VIEWS = tuple(
-    view
-    for table in (KEYED, PLAIN)
-    for view in (
-        FeatureView(f"{table.name}_windows", _PLACE, table, _WINDOWS),
-        FeatureView(f"{table.name}_newest", _PLACE, table, [_LATEST, mean("delay", over="4m", hop="4m")]),
-        FeatureView(f"{table.name}_lanes", (_PLACE, _LANE), table, [count(over="12m", hop="1m"), latest("word", ttl="30m")]),
-    )
-)
-DEFINITIONS = Definitions(tables={t.name: t for t in (KEYED, PLAIN)}, views={v.name: v for v in VIEWS})
-
-Rows = Sequence[Mapping[str, Any]]
-
-
-def reference(view: FeatureView, rows: Rows, key: Mapping[str, Any], at: int) -> dict[str, Any]:
-    """A view's values at `at` from rows in the order of ingestion, by the definitions and nothing else."""
-    table, once = view.table, [r for i, r in enumerate(rows) if r not in rows[:i]]
-    known = [(r[table.known_time], i, r) for i, r in enumerate(once) if r[table.known_time] is not None and r[table.known_time] <= at]
-
-    def current(learned: int, number: int, row: Mapping[str, Any]) -> bool:
-        identity = [row[k] for k in table.keys]
-        if not identity or None in identity:
-            return True
-        return not any((k, i) > (learned, number) and [r[c] for c in table.keys] == identity for k, i, r in known)
-
-    mine = [
-        (r[table.event_time], k, i, r)
-        for k, i, r in known
-        if r[table.event_time] is not None and r[table.event_time] <= at and current(k, i, r)
-        if all(r[c] == key[c] and key[c] is not None for c in view.keys)
-    ]
-    answer: dict[str, Any] = {}
-    for a in view.aggregates:
-        if a.kind == "latest":
-            event, _, _, row = max(mine, default=(-(2**62), 0, 0, {}), key=lambda m: m[:3])
-            answer[view.full_name(a)] = row[str(a.column)] if at - event <= a.ttl_us else None
-            continue
-        inside = [r for e, _, _, r in mine if e > (at - a.over_us) // a.hop_us * a.hop_us]
-        values = [r[a.column] for r in inside if r[a.column] is not None] if a.column else []
-        answer[view.full_name(a)] = _aggregate(a.kind, inside, values)
-    return answer
-
-
-def _aggregate(kind: str, inside: Rows, values: list[float]) -> float | None:
-    if kind == "count":
-        return len(inside)
-    if not values:
-        return None
-    whole = math.fsum(values)
-    return {"mean": whole / len(values), "sum": whole, "min": min(values), "max": max(values)}[kind]
-
-
-def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Equal names and values, floats to 1e-9 relative."""
-    return one.keys() == other.keys() and all(_same(v, other[k]) for k, v in one.items())
-
-
-def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, float) and isinstance(b, int | float):
-        return math.isclose(a, b, rel_tol=1e-9)
-    return bool(a == b)
-
-
-def arrow(rows: Rows) -> pa.Table:
-    """Rows of the test tables as Arrow."""
-    return pa.table(
-        {
-            n: pa.array([r[n] for r in rows], pa.int64() if t == UTC_US else t).cast(t)
-            for n, t in zip(SCHEMA.names, SCHEMA.types, strict=True)
-        }
-    )
-
-
-def scans(folder: Path, rows: Mapping[str, Rows], cuts: Sequence[int] = ()) -> dict[str, Scan]:
-    """Write rows to Parquet files, cut after the given numbers of rows, and say where they are."""
-    made = {}
-    for name, all_ in rows.items():
-        edges = [0, *sorted(min(c, len(all_)) for c in cuts), len(all_)]
-        paths = []
-        for a, b in pairwise(edges):
-            if a < b:
-                paths.append(str(folder / f"{uuid4().hex}.parquet"))
-                pq.write_table(arrow(all_[a:b]), paths[-1])
-        made[name] = Scan(name, 1, SCHEMA, tuple(paths))
-    return made
-
-
 _MOMENT = st.integers(0, 40).map(lambda m: m * (MINUTE // 2)) | st.integers(0, 20 * MINUTE)
 _DELAY = (
     st.none()
@@ -272,7 +161,7 @@ class OfflineStoreContract(Contract):
         @given(histories(), st.sampled_from(["a", "b"]), _MOMENT)
         def check(rows: Rows, place: str, at: int) -> None:
             where = scans(tmp_path, {"keyed": rows})
-            view = FeatureView("one", _PLACE, KEYED, [count(over="6m", hop="2m")])
+            view = FeatureView("one", PLACE, KEYED, [count(over="6m", hop="2m")])
             shown = store.explain({"place": place, AT: at}, view, where["keyed"])
             assert reference(view, rows, {"place": place}, at)["one__count_6m"] == sum(s.use == "used" for s in shown)
             for row in shown:
@@ -357,9 +246,9 @@ class _Replay:
 
     def compare(self, processor: StreamProcessor, at: int) -> None:
         keys = [{"place": p, "lane": n} for p in ("a", "b", "nowhere", None) for n in (1, 2, None)]
-        for key, row in zip(keys, processor.read(VIEWS, keys, at), strict=True):
+        for key, row in zip(keys, processor.read(STREAMED, keys, at), strict=True):
             expected: dict[str, Any] = {}
-            for view in VIEWS:
+            for view in STREAMED:
                 expected |= reference(view, self.pushed[view.table.name], key, at)
             assert same(expected, row), (key, at, expected, row)
 
@@ -437,12 +326,12 @@ class StreamProcessorContract(Contract):
         for table in ("keyed", "plain"):
             processor.push(table, arrow([_row(happened=MINUTE, learned=MINUTE)]))
         processor.commit()
-        wider = FeatureView("keyed_windows", _PLACE, KEYED, [count(over="8m", hop="2m")])
+        wider = FeatureView("keyed_windows", PLACE, KEYED, [count(over="8m", hop="2m")])
         changed = open_processor(definitions=replace(DEFINITIONS, views={**DEFINITIONS.views, "keyed_windows": wider}))
         assert list(changed.stale) == ["keyed"]
         with pytest.raises(InvalidError):
             changed.read([wider], [{"place": "a"}], 2 * MINUTE)
-        assert changed.read([VIEWS[3]], [{"place": "a"}], 2 * MINUTE)[0]["plain_windows__count_6m"] == 1
+        assert changed.read([DEFINITIONS.views["plain_windows"]], [{"place": "a"}], 2 * MINUTE)[0]["plain_windows__count_6m"] == 1
         changed.reset("keyed")
         assert changed.read([wider], [{"place": "a"}], 2 * MINUTE) == [{"keyed_windows__count_8m": 0}]
         assert changed.push("keyed", arrow([_row(happened=MINUTE, learned=MINUTE)])) == 1

@@ -8,7 +8,8 @@ import pytest
 from tidemill.core.definitions import Definitions
 from tidemill.features.embedded import SqliteOnlineStore, TileProcessor
 from tidemill.features.ports import OnlineStore, StreamProcessor
-from tidemill.testing.features import DEFINITIONS, OnlineStoreContract, StreamProcessorContract
+from tidemill.testing.features import OnlineStoreContract, StreamProcessorContract
+from tidemill.testing.reference import DEFINITIONS
 
 
 class TestSqliteOnlineStore(OnlineStoreContract):

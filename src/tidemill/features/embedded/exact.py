@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from tidemill.features.embedded.source import Float64, Int64
 
@@ -36,6 +37,38 @@ def split(values: Float64) -> tuple[list[Int64], int]:
         rest = rest - np.ldexp(part, shift)
         parts.append(part.astype(np.int64))
     return parts[::-1], base
+
+
+def split_squares(parts: Sequence[Int64], base: int) -> tuple[list[Int64], int]:
+    """The squares of what `split` wrote, as sum of `squares[i] * 2**(base + 30 i)`, exactly; each part is small enough to be summed."""
+    squares = [np.zeros(len(parts[0]), dtype=np.int64) for _ in range(2 * len(parts))]
+    for i, one in enumerate(parts):
+        for j, other in enumerate(parts):
+            product = one * other
+            high = product >> _BITS
+            squares[i + j] += product - (high << _BITS)
+            squares[i + j + 1] += high
+    return squares, 2 * base
+
+
+def whole(parts: Sequence[Int64]) -> npt.NDArray[np.object_]:
+    """Sums of parts as Python integers, in units of `2**base`."""
+    total = np.zeros(len(parts[0]), dtype=object)
+    for i, part in enumerate(parts):
+        total = total + part.astype(object) * (1 << (_BITS * i))
+    return total
+
+
+def deviation(count: int, total: int, squares: int, base: int) -> float:
+    """Standard deviation (n - 1) of `count` > 1 numbers from their exact sum in units of 2**base and that of their squares in 2**(2 base)."""
+    numerator, denominator = count * squares - total * total, count * (count - 1)
+    shift = 128 - numerator.bit_length() + denominator.bit_length()
+    shift += shift % 2
+    root = math.isqrt((numerator << shift if shift > 0 else numerator >> -shift) // denominator)
+    try:
+        return math.ldexp(root, base - shift // 2)
+    except OverflowError:
+        return math.inf
 
 
 def join(parts: Sequence[Int64], base: int) -> Float64:
@@ -64,6 +97,46 @@ def grow(partials: list[float], value: float) -> None:
             i += 1
         value = high
     partials[i:] = [value] if value else []
+
+
+def scaled(value: float) -> tuple[int, int]:
+    """A finite float as (mantissa, exponent): value = mantissa * 2**exponent, mantissa odd or 0."""
+    numerator, denominator = value.as_integer_ratio()
+    if denominator > 1:
+        return numerator, 1 - denominator.bit_length()
+    low = (numerator & -numerator).bit_length() - 1 if numerator else 0
+    return numerator >> low, low
+
+
+def add(number: list[int], mantissa: int, exponent: int) -> None:
+    """Add `mantissa * 2**exponent` to the exact number [mantissa, exponent], in place."""
+    if not number[0]:
+        number[:] = [mantissa, exponent]
+        return
+    if exponent < number[1]:
+        number[:] = [(number[0] << (number[1] - exponent)) + mantissa, exponent]
+    else:
+        number[0] += mantissa << (exponent - number[1])
+
+
+def exact_total(partials: Sequence[float]) -> list[int]:
+    """An exact sum as [mantissa, exponent]."""
+    number = [0, 0]
+    for partial in partials:
+        add(number, *scaled(partial))
+    return number
+
+
+def deviation_of(count: int, partials: Sequence[float], squares: Sequence[list[int]]) -> float:
+    """Standard deviation (n - 1) of `count` > 1 numbers from their exact sum and exact sums of their squares."""
+    mantissa, exponent = exact_total(partials)
+    power = [0, 0]
+    for one in squares:
+        add(power, *one)
+    if exponent % 2 == 0 and power[0] == 0:
+        return deviation(count, mantissa, 0, exponent)
+    base = min(exponent, power[1] // 2)
+    return deviation(count, mantissa << (exponent - base), power[0] << (power[1] - 2 * base), base)
 
 
 def total(partials: Sequence[float]) -> float:

@@ -1,16 +1,16 @@
-"""The three questions a feature asks of its rows: sums over a window, extremes over a window, the newest row.
+"""Questions that a feature asks of its rows: sums over a window, extremes over a window, the newest row.
 
 All work on arrays for many queries at once, and none looks at a row before it is visible or after it is superseded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from tidemill.features.embedded.exact import join, split
+from tidemill.features.embedded.exact import deviation, join, split, split_squares, whole
 from tidemill.features.embedded.source import FOREVER, Float64, Int64
 from tidemill.features.embedded.timeline import Timeline, accumulate, expand
 
@@ -38,6 +38,29 @@ class Queries:
     at: Int64
 
 
+@dataclass(frozen=True, slots=True)
+class Summed:
+    """Exact sums of many queries: how many values, their sum and that of their squares in parts (see `exact.split`)."""
+
+    count: Int64
+    parts: list[Int64]
+    squares: list[Int64]
+    base: int
+
+    def total(self) -> Float64:
+        """The sums, rounded once."""
+        return join(self.parts, self.base)
+
+    def deviation(self) -> Float64:
+        """Standard deviations with n - 1; NaN for fewer than two values."""
+        answer = np.full(len(self.count), np.nan)
+        some = np.flatnonzero(self.count > 1)
+        sums, squares = whole([p[some] for p in self.parts]), whole([p[some] for p in self.squares])
+        for place, n, one, two in zip(some.tolist(), self.count[some].tolist(), sums.tolist(), squares.tolist(), strict=True):
+            answer[place] = deviation(n, one, two, self.base)
+        return answer
+
+
 class Sums:
     """Row counts, and counts and exact sums of non-null values, over any window of one view.
 
@@ -46,7 +69,8 @@ class Sums:
     alone, which also counts changes made after t; those have waited for longer than the window is wide, are few, and are put back.
     """
 
-    def __init__(self, rows: Keyed, measures: Sequence[Float64]) -> None:
+    def __init__(self, rows: Keyed, measures: Sequence[Float64], squared: Collection[int] = ()) -> None:
+        """`measures`: a column of numbers each, NaN for none; `squared`: places of those whose squares are summed as well."""
         out = np.flatnonzero(rows.end != FOREVER)
         self._code = np.concatenate([rows.code, rows.code[out]])
         self._event = np.concatenate([rows.event, rows.event[out]])
@@ -55,30 +79,33 @@ class Sums:
         self._bases: list[int] = []
         self._parts: list[int] = []
         columns = [np.ones(len(rows.code), dtype=np.int64)]
-        for values in measures:
+        self._squares: list[int] = []
+        for i, values in enumerate(measures):
             parts, base = split(values)
-            columns += [(~np.isnan(values)).astype(np.int64), *parts]
+            squares = split_squares(parts, base)[0] if i in squared else []
+            columns += [(~np.isnan(values)).astype(np.int64), *parts, *squares]
             self._bases.append(base)
             self._parts.append(len(parts))
+            self._squares.append(len(squares))
         self._changes = [np.concatenate([c, -c[out]]) for c in columns]
         self._by_made = Timeline(self._code, self._made, rows.codes)
         self._by_event = Timeline(self._code, self._event, rows.codes)
         self._made_sums = [_prefix(c, self._by_made.order) for c in self._changes]
         self._event_sums = [_prefix(c, self._by_event.order) for c in self._changes]
 
-    def window(self, queries: Queries, over: int, hop: int) -> list[tuple[Int64, Float64]]:
-        """Per query: [(rows, unused), (non-null values, their sum) for each measure]."""
+    def window(self, queries: Queries, over: int, hop: int) -> list[Summed]:
+        """Per query: the number of rows, then for each measure its non-null values, their sum and what their deviation needs."""
         low = (queries.at - over) // hop * hop
         until = self._by_made.find(queries.code, queries.at)
         from_ = self._by_event.find(queries.code, low)
         made, old = self._by_made.start(queries.code), self._by_event.start(queries.code)
         found = [m[until] - m[made] - e[from_] + e[old] for m, e in zip(self._made_sums, self._event_sums, strict=True)]
         self._put_back(found, queries, low, over)
-        answer = [(found[0], np.zeros(len(low)))]
+        answer = [Summed(found[0], [], [], 0)]
         at = 1
-        for base, parts in zip(self._bases, self._parts, strict=True):
-            answer.append((found[at], join(found[at + 1 : at + 1 + parts], base)))
-            at += 1 + parts
+        for base, parts, squares in zip(self._bases, self._parts, self._squares, strict=True):
+            answer.append(Summed(found[at], found[at + 1 : at + 1 + parts], found[at + 1 + parts : at + 1 + parts + squares], base))
+            at += 1 + parts + squares
         return answer
 
     def _put_back(self, found: list[Int64], queries: Queries, low: Int64, over: int) -> None:
@@ -126,14 +153,30 @@ def extremes(rows: Keyed, values: Float64, queries: Queries, over: int, hop: int
     return np.where(np.isinf(result), np.nan, result)
 
 
+def ranks(rows: Keyed) -> tuple[Int64, Int64]:
+    """Rows by (entity, event, known, order), and the place of each row in that order."""
+    ranked = np.lexsort((rows.order, rows.known, rows.event, rows.code))
+    rank = np.empty_like(ranked)
+    rank[ranked] = np.arange(len(ranked))
+    return ranked, rank
+
+
+def ends(rows: Keyed, queries: Queries, over: int, hop: int, *, oldest: bool) -> Int64:
+    """Index of the first or the last active row in the window of each query, -1 where there is none."""
+    if not len(rows.code):
+        return np.full(len(queries.at), -1, dtype=np.int64)
+    ranked, rank = ranks(rows)
+    found = extremes(rows, rank.astype(np.float64), queries, over, hop, least=oldest)
+    none = np.isnan(found)
+    return np.where(none, -1, ranked[np.where(none, 0, found).astype(np.int64)])
+
+
 def newest(rows: Keyed, queries: Queries, ttl: int) -> Int64:
     """Index of the active row with the greatest (event, known, order) of each query, -1 where there is none or it is older than `ttl`."""
     best = np.full(len(queries.at), -1, dtype=np.int64)
     if not len(rows.code):
         return best
-    ranked = np.lexsort((rows.order, rows.known, rows.event, rows.code))
-    rank = np.empty_like(ranked)
-    rank[ranked] = np.arange(len(ranked))
+    ranked, rank = ranks(rows)
     lasting = np.flatnonzero(rows.end == FOREVER)
     if len(lasting):
         line = Timeline(rows.code[lasting], rows.visible[lasting], rows.codes)

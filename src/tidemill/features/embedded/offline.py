@@ -13,14 +13,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tidemill.core.aggregates import Aggregate
 from tidemill.core.definitions import FeatureView
 from tidemill.core.errors import InvalidError, not_found
+from tidemill.features.embedded.answers import ZERO, answers
 from tidemill.features.embedded.explain import explain
-from tidemill.features.embedded.kernels import Keyed, Queries, Sums, extremes, newest
+from tidemill.features.embedded.fields import is_number
+from tidemill.features.embedded.kernels import Keyed, Queries
 from tidemill.features.embedded.source import Rows, load
-from tidemill.features.embedded.tiles import refuse_unknown
 from tidemill.features.embedded.timeline import encode
+from tidemill.features.formula import Formula, formulas
 from tidemill.features.ports import AT, SourceRow
 from tidemill.versioning.ports import Scan
 
@@ -70,7 +71,6 @@ def _check_spine(spine: pa.Table, views: Sequence[FeatureView]) -> None:
     kind = spine.schema.field(AT).type
     if not pa.types.is_timestamp(kind) or kind.tz is None:
         raise InvalidError(f"the spine's column {AT!r} is {kind}; it must be a timestamp with a time zone, timestamp[us, tz=UTC]")
-    refuse_unknown(views)
     if twice := sorted(set(spine.column_names) & {c for v in views for c in v.columns}):
         raise InvalidError(f"the spine already has {', '.join(twice)}; rename the column or the feature")
 
@@ -82,48 +82,25 @@ def _view(spine: pa.Table, at: np.ndarray[Any, Any], absent: np.ndarray[Any, Any
     queries = Queries(asked[valid], at[valid])
     used = np.flatnonzero(owned >= 0)
     keyed = Keyed(owned[used], rows.event[used], rows.known[used], rows.visible[used], rows.end[used], rows.order[used], codes)
-    made = _windows(view, keyed, rows, used, queries)
-    made |= _latest(view, keyed, rows, used, queries)
+    made = answers(view, keyed, rows, used, queries)
     place = np.full(len(at), -1, dtype=np.int64)
     place[valid] = np.arange(len(valid))
     index = pa.array(place, mask=place < 0)
-    return {
-        view.full_name(a): pc.fill_null(pc.take(made[a.name], index), 0) if a.kind == "count" else pc.take(made[a.name], index)
+    found = {
+        view.full_name(a): pc.fill_null(pc.take(made[a.name], index), 0) if a.kind in ZERO else pc.take(made[a.name], index)
         for a in view.aggregates
+        if a.kind != "expression"
     }
+    for formula in formulas(view):
+        columns = {name: _numbers(formula, name, found[name]) for name in map(view.full_name_of, formula.reads)}
+        values = formula.many(columns, len(at))
+        found[formula.name] = pa.array(values, mask=np.isnan(values))
+    return found
 
 
-def _windows(view: FeatureView, keyed: Keyed, rows: Rows, used: np.ndarray[Any, Any], queries: Queries) -> dict[str, pa.Array]:
-    summed = [a for a in view.aggregates if a.kind in ("mean", "sum", "count")]
-    columns = sorted({a.column for a in summed if a.column})
-    made: dict[str, pa.Array] = {}
-    if summed:
-        sums = Sums(keyed, [rows.measure(c)[used] for c in columns])
-        for over, hop in sorted({(a.over_us, a.hop_us) for a in summed}):
-            found = sums.window(queries, over, hop)
-            made |= {a.name: _finish(a, found, columns) for a in summed if (a.over_us, a.hop_us) == (over, hop)}
-    for a in view.aggregates:
-        if a.kind in ("min", "max") and a.column:
-            values = extremes(keyed, rows.measure(a.column)[used], queries, a.over_us, a.hop_us, least=a.kind == "min")
-            made[a.name] = pa.array(values, mask=np.isnan(values))
-    return made
-
-
-def _finish(aggregate: Aggregate, found: list[tuple[Any, Any]], columns: list[str]) -> pa.Array:
-    if aggregate.column is None:
-        return pa.array(found[0][0])
-    count, total = found[1 + columns.index(aggregate.column)]
-    none = count == 0
-    values = total / np.where(none, 1, count) if aggregate.kind == "mean" else total
-    return pa.array(values, mask=none)
-
-
-def _latest(view: FeatureView, keyed: Keyed, rows: Rows, used: np.ndarray[Any, Any], queries: Queries) -> dict[str, pa.Array]:
-    made: dict[str, pa.Array] = {}
-    latest = [a for a in view.aggregates if a.kind == "latest"]
-    for ttl in sorted({a.ttl_us for a in latest}):
-        found = newest(keyed, queries, ttl)
-        row = np.where(found >= 0, used[found] if len(used) else -1, -1)
-        index = pa.array(row, mask=row < 0)
-        made |= {a.name: rows.columns[f"v_{a.column}"].combine_chunks().take(index) for a in latest if a.ttl_us == ttl}
-    return made
+def _numbers(formula: Formula, name: str, values: pa.Array) -> np.ndarray[Any, Any]:
+    if not is_number(values.type):
+        raise InvalidError(
+            f"the expression {formula.name!r} computes with {name}, which is {values.type}; use an on-demand feature instead"
+        )
+    return np.asarray(values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False), dtype=np.float64)

@@ -7,7 +7,7 @@ the rest on arrays.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import duckdb
@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from tidemill.core.definitions import FeatureView, Table
 from tidemill.core.errors import InvalidError
+from tidemill.features.embedded.fields import Field, check_types, conditions, expression, fields_of, plain_times, quote, refused
 from tidemill.versioning.ports import Scan
 
 FOREVER = np.iinfo(np.int64).max
@@ -37,15 +38,19 @@ class Rows:
     end: Int64
     order: Int64
     columns: pa.Table
+    names: Mapping[Field | str, str]
 
-    def measure(self, column: str) -> Float64:
-        """A column as numbers, NaN where it is null or not finite."""
-        return np.asarray(self.columns[f"m_{column}"].to_numpy(), dtype=np.float64)
+    def numbers(self, field: Field) -> Float64:
+        """A field as numbers, NaN where a row gives none."""
+        return np.asarray(self.columns[self.names[field]].to_numpy(), dtype=np.float64)
 
+    def values(self, field: Field) -> pa.Array:
+        """A field's values, of the column's type."""
+        return self.columns[self.names[field]].combine_chunks()
 
-def quote(name: str) -> str:
-    """Spell a name as an SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
+    def holds(self, where: str) -> npt.NDArray[np.bool_]:
+        """Which rows a condition holds for."""
+        return np.asarray(self.columns[self.names[where]].to_numpy(zero_copy_only=False), dtype=bool)
 
 
 def check_columns(table: Table, scan: Scan, wanted: Iterable[str]) -> None:
@@ -61,39 +66,38 @@ def check_columns(table: Table, scan: Scan, wanted: Iterable[str]) -> None:
             )
 
 
-def check_number(table: Table, scan: Scan, column: str) -> None:
-    """Raise `InvalidError` unless the column can be averaged."""
-    kind = scan.schema.field(column).type
-    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_boolean(kind)):
-        raise InvalidError(f"column {column!r} of table {table.name!r} is {kind}; only numbers can be aggregated (use latest())")
-
-
 def load(db: duckdb.DuckDBPyConnection, scan: Scan, table: Table, views: Sequence[FeatureView], until_us: int) -> Rows:
     """Read what the views of one table need, as known at `until_us`."""
-    aggregates = [a for v in views for a in v.aggregates]
-    measures = sorted({a.column for a in aggregates if a.column and a.kind != "latest"})
-    values = sorted({a.column for a in aggregates if a.column and a.kind == "latest"})
+    fields = fields_of(views)
+    wanted = conditions(fields)
     keys = sorted({k for v in views for k in v.keys})
-    check_columns(table, scan, [*measures, *values, *keys])
-    for column in measures:
-        check_number(table, scan, column)
+    check_columns(table, scan, [*(f.column for f in fields if f.column), *keys])
+    check_types(table, views, scan.schema)
+    masks = {where: f"_w{i}" for i, where in enumerate(wanted)}
+    names: dict[Field | str, str] = {f: f"f_{i}" for i, f in enumerate(fields)} | dict(masks)
     picked = {f"k_{k}": quote(k) for k in keys}
-    picked |= {f"m_{c}": f"CASE WHEN isfinite({quote(c)}::DOUBLE) THEN {quote(c)}::DOUBLE END" for c in measures}
-    picked |= {f"v_{c}": _value(c, scan) for c in values}
+    picked |= {str(names[f]): expression(f, scan.schema, masks) for f in fields} | {name: name for name in masks.values()}
     if not scan.paths:
-        return _empty(picked, scan)
-    found = db.sql(query(table, scan, picked, until_us), params=[list(scan.paths)]).to_arrow_table()
-    if pc.any(found["_doubt"]).as_py():
-        found = db.sql(query(table, scan, picked, until_us, distinct=True), params=[list(scan.paths)]).to_arrow_table()
+        return _empty(picked, names, scan)
+    try:
+        found = db.sql(query(table, scan, picked, until_us, where=masks), params=[list(scan.paths)]).to_arrow_table()
+        if pc.any(found["_doubt"]).as_py():
+            text = query(table, scan, picked, until_us, where=masks, distinct=True)
+            found = db.sql(text, params=[list(scan.paths)]).to_arrow_table()
+    except (duckdb.BinderException, duckdb.ParserException, duckdb.ConversionException) as error:
+        raise refused(table, wanted, error) from error
     found = found.filter(pc.greater(found["_end"], found["_visible"]))
     event, known, visible, end, order = (found[f"_{name}"].to_numpy() for name in ("event", "known", "visible", "end", "order"))
-    return Rows(event, known, visible, end, order, found)
+    return Rows(event, known, visible, end, order, found, names)
 
 
-def query(table: Table, scan: Scan, picked: dict[str, str], until_us: int, *, distinct: bool = False) -> str:
+def query(
+    table: Table, scan: Scan, picked: dict[str, str], until_us: int, *, where: Mapping[str, str] | None = None, distinct: bool = False
+) -> str:
     """The SQL that finds rows, ingestion order and revisions; one parameter, the list of files.
 
-    With `distinct`, rows that are equal in every column count once, as the first of them; `_doubt` marks rows that may need it.
+    `where` names a boolean column for each condition, for the expressions in `picked`. With `distinct`, rows that are equal in every
+    column count once, as the first of them; `_doubt` marks rows that may need it.
     """
     event, known = (f"epoch_us({quote(c)}::TIMESTAMPTZ)" for c in (table.event_time, table.known_time))
     whole = ", ".join(quote(c) for c in scan.schema.names)
@@ -102,7 +106,7 @@ def query(table: Table, scan: Scan, picked: dict[str, str], until_us: int, *, di
     same = f", hash({whole}) AS _same" if distinct else ""
     raw = f"""SELECT {columns}, {event} AS _event, {known} AS _known,
                      file_index::BIGINT * 1099511627776 + file_row_number AS _order{key}{same}
-              FROM read_parquet(?, union_by_name = true) WHERE {known} <= {until_us}"""
+              FROM {_relation(scan, where or {})} WHERE {known} <= {until_us}"""
     once = (
         "SELECT * FROM raw QUALIFY row_number() OVER (PARTITION BY _known, _event, _same ORDER BY _order) = 1"
         if distinct
@@ -121,12 +125,27 @@ def query(table: Table, scan: Scan, picked: dict[str, str], until_us: int, *, di
                FROM revised WHERE _event IS NOT NULL"""
 
 
-def _value(column: str, scan: Scan) -> str:
-    name = quote(column)
-    return f"CASE WHEN isnan({name}) THEN NULL ELSE {name} END" if pa.types.is_floating(scan.schema.field(column).type) else name
+def _relation(scan: Scan, where: Mapping[str, str]) -> str:
+    """The files, with a boolean column for each condition; a condition sees times as plain UTC, everything else as they are."""
+    files = "read_parquet(?, union_by_name = true)"
+    if not where:
+        return files
+    times = [f.name for f in scan.schema if pa.types.is_timestamp(f.type)]
+    both = ", ".join(f"{quote(n)} AS {quote('_as_is_' + n)}" for n in times)
+    place = "file_index, file_row_number" + (f", {both}" if both else "")
+    held = ", ".join(f"coalesce(({text})::BOOLEAN, false) AS {name}" for text, name in where.items())
+    own = ", ".join(f"{quote('_as_is_' + n)} AS {quote(n)}" if n in times else quote(n) for n in scan.schema.names)
+    names = ", ".join(where.values())
+    return f"""(SELECT {own}, file_index, file_row_number, {names}
+                FROM (SELECT *, {held} FROM (SELECT {plain_times(scan.schema)}, {place} FROM {files})))"""
 
 
-def _empty(picked: dict[str, str], scan: Scan) -> Rows:
+def _empty(picked: dict[str, str], names: Mapping[Field | str, str], scan: Scan) -> Rows:
     none = np.zeros(0, dtype=np.int64)
-    columns = {n: pa.array([], pa.float64() if n.startswith("m_") else scan.schema.field(n[2:]).type) for n in picked}
-    return Rows(none, none, none, none, none, columns=pa.table(columns))
+    kinds = {n: pa.bool_() if isinstance(f, str) else _kind(f, scan) for f, n in names.items()}
+    columns = {n: pa.array([], kinds[n] if n in kinds else scan.schema.field(n[2:]).type) for n in picked}
+    return Rows(none, none, none, none, none, pa.table(columns), names)
+
+
+def _kind(field: Field, scan: Scan) -> pa.DataType:
+    return pa.float64() if field.form in ("number", "present") else scan.schema.field(field.column).type
