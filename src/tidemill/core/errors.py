@@ -8,6 +8,7 @@
       RefusedError        allowed inputs, but policy says no (pickle, missing token, unknown scheme)
         CorruptError      bytes do not have the digest they were stored under
       UnavailableError    a system behind a port does not answer; trying again is safe
+        LostError         a store no longer has what was written to it; it has to be made anew
 
 A message says what, which one, and the next step. No error knows of HTTP: `tidemill.api` and
 `tidemill.serving` map them to status codes.
@@ -47,6 +48,10 @@ class CorruptError(RefusedError):
 
 class UnavailableError(TidemillError):
     """A system behind a port does not answer; retrying is safe."""
+
+
+class LostError(UnavailableError):
+    """A store has lost what was written to it (evicted, flushed, an older copy); making it anew helps."""
 
 
 def not_found(kind: str, name: str, known: Iterable[str]) -> NotFoundError:

@@ -11,6 +11,12 @@ from tidemill.versioning.ports import Scan
 
 AT = "at"
 """Name of the spine column that holds each row's own time, timestamp('us', 'UTC')."""
+MAX_KEYS = 50_000
+"""Requests that one `FeatureReader.read` answers; more are an `InvalidError`."""
+MAX_VALUE_BYTES = 1 << 20
+"""Bytes of one text or binary value that `StreamProcessor.push` takes; a larger one refuses the whole piece."""
+MAX_STATE_BYTES = 64 << 20
+"""Bytes of one state that `OnlineStore.write` takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +60,36 @@ class OnlineStore(Protocol):
         aligned: `read` answers one item per asked (view, key), in order, None where there is none.
         isolated: views do not see each other's keys.
         durable: what `write` returned for survives kill -9.
+        whole: None means never written, cleared or expired. A state that was lost otherwise is a `LostError`, and named by `lost`.
+        expiring: a state may be None from its `expires_us` on, never before; `sweep` forgets all that are due.
     """
 
-    def write(self, states: Mapping[tuple[str, str], bytes], cursors: Mapping[str, str]) -> None:
-        """Replace the states of (view, key) and the named cursors, in one transaction."""
+    def write(
+        self, states: Mapping[tuple[str, str], bytes], cursors: Mapping[str, str], expires_us: Mapping[tuple[str, str], int] | None = None
+    ) -> None:
+        """Replace the states of (view, key) and the named cursors, in one transaction.
+
+        Args:
+            states: bodies of at most `MAX_STATE_BYTES`.
+            cursors: texts by name.
+            expires_us: from when on a state matters no more, by the writer's clock; those that are not named stay.
+
+        Raises:
+            InvalidError: a body is too large; nothing was written.
+            LostError: the store is not as this writer left it; its states have to be made anew.
+        """
         ...
 
     def read(self, keys: Sequence[tuple[str, str]]) -> list[bytes | None]:
-        """States of (view, key)."""
+        """States of (view, key), in one round trip whatever their number. Raises `UnavailableError` when the store does not answer in time, `LostError`."""
+        ...
+
+    def sweep(self, now_us: int) -> int:
+        """Forget the states whose `expires_us` is at or before `now_us`; return how many there were."""
+        ...
+
+    def lost(self) -> list[str]:
+        """Views some of whose states were lost; looks at every key, so ask when a writer starts."""
         ...
 
     def cursors(self) -> dict[str, str]:

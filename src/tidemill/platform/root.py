@@ -86,17 +86,24 @@ class Platform:
         other.__dict__.update({name: getattr(self, name) for name in (*SHARED, *own)})
         return other
 
-    def _port(self, setting: str, **schemes: Callable[[str], Any]) -> Any:
-        """Open what the URL of `setting` names: an embedded default, or an adapter registered under the scheme."""
+    def _port(self, setting: str, *given: str, **schemes: Callable[[str], Any]) -> Any:
+        """Open what the URL of `setting` names: an embedded default, or an adapter registered under the scheme, called with URL and `given`."""
         url = getattr(self.config.stack, setting)
         adapters = {e.name: e for e in entry_points(group=f"tidemill.{setting}")}
         scheme, rest = split_url(url, f"stack.{setting}", sorted({*schemes, *adapters}))
         if scheme in schemes:
             return schemes[scheme](rest)
         try:
-            return adapters[scheme].load()(url)
+            return adapters[scheme].load()(url, *given)
         except ModuleNotFoundError as error:
-            raise ConfigError(f"stack.{setting}: {scheme!r} needs an extra: pip install 'tidemill[{scheme}]'") from error
+            extra = adapters[scheme].value.removeprefix("tidemill.adapters.").partition(".")[0]
+            raise ConfigError(f"stack.{setting}: {scheme!r} needs an extra: pip install 'tidemill[{extra}]'") from error
+
+    @property
+    def shared_name(self) -> str:
+        """What names this project on servers that others use too: its folder, and its home unless that is `.tidemill`."""
+        name = self.project.name
+        return name if self.home == self.project / ".tidemill" else f"{name}~{self.home.name}"
 
     @cached_property
     def definitions(self) -> Definitions:
@@ -193,7 +200,7 @@ class Platform:
         """State of features by key."""
         from tidemill.features.embedded import SqliteOnlineStore
 
-        return self._port("online", sqlite=lambda path: SqliteOnlineStore(_file(path)))  # type: ignore[no-any-return]
+        return self._port("online", self.shared_name, sqlite=lambda path: SqliteOnlineStore(_file(path)))  # type: ignore[no-any-return]
 
     @cached_property
     def processor(self) -> StreamProcessor:

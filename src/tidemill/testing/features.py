@@ -19,7 +19,7 @@ from tidemill.core.aggregates import count
 from tidemill.core.definitions import FeatureView
 from tidemill.core.errors import InvalidError
 from tidemill.core.instants import DAY_US
-from tidemill.features.ports import AT, OfflineStore, OnlineStore, StreamProcessor
+from tidemill.features.ports import AT, MAX_STATE_BYTES, OfflineStore, OnlineStore, StreamProcessor
 from tidemill.testing.contract import Contract, keeps
 from tidemill.testing.kills import Report, until_killed
 from tidemill.testing.reference import DEFINITIONS, KEYED, MINUTE, PLACE, STREAMED, UTC_US, VIEWS, Rows, arrow, reference, same, scans
@@ -183,9 +183,9 @@ class OnlineStoreContract(Contract):
         """Opens the store under test."""
         raise TypeError(f"{type(self).__name__} needs an open_store fixture")
 
-    @keeps("aligned", "isolated")
+    @keeps("aligned", "isolated", "whole")
     def test_any_history_equals_a_dict(self, open_store: Callable[[], OnlineStore]) -> None:
-        """aligned, isolated, durable."""
+        """aligned, isolated, durable, whole."""
         names = st.sampled_from(["", "a", 'ü\x00"', "b" * 300])
         writes = st.dictionaries(st.tuples(names, names), st.binary(max_size=9), max_size=5)
 
@@ -206,6 +206,7 @@ class OnlineStoreContract(Contract):
             again = open_store()
             asked = [*states, (prefix, "nobody"), *reversed(states)]
             assert again.read(asked) == [states.get(k) for k in asked]
+            assert again.lost() == []
             assert {n: c for n, c in again.cursors().items() if n.startswith(prefix)} == cursors
 
         check()
@@ -229,6 +230,35 @@ class OnlineStoreContract(Contract):
         assert found[0] is not None
         assert int(found[0]) in (told[-1], told[-1] + 1)
         assert open_store().cursors() == {"v": found[0].decode()}
+
+    @keeps("atomic")
+    def test_a_state_that_is_too_large_is_refused(self, open_store: Callable[[], OnlineStore]) -> None:
+        """The limit is named and nothing is lost."""
+        store = open_store()
+        store.write({("v", "k"): b"1"}, {"v": "1"})
+        with pytest.raises(InvalidError, match=str(MAX_STATE_BYTES)):
+            store.write({("v", "k"): b"2", ("v", "l"): bytes(MAX_STATE_BYTES + 1)}, {"v": "2"})
+        assert open_store().read([("v", "k"), ("v", "l")]) == [b"1", None]
+        assert open_store().cursors() == {"v": "1"}
+
+    @keeps("expiring", "whole")
+    def test_states_are_kept_until_they_are_due(self, open_store: Callable[[], OnlineStore]) -> None:
+        """Whether due times lie in the past or in the future of the machine's clock."""
+        for first in (1_357_000_000_000_000, 4_000_000_000_000_000):
+            store = open_store()
+            states = {("v", str(i)): b"%d" % i for i in range(30)} | {("w", "0"): b"w"}
+            store.write(states, {}, {("v", str(i)): first + i for i in range(20)} | {("w", "0"): first + 3})
+            store.write({("v", "2"): b"later", ("v", "3"): b"ever"}, {}, {("v", "2"): first + 25})
+            assert store.sweep(first - 1) == 0
+            assert open_store().read([("v", "0"), ("w", "0")]) == [b"0", b"w"]
+            assert store.sweep(first + 4) == 4
+            assert open_store().read([("v", str(i)) for i in (0, 1, 2, 3, 4, 5, 29)]) == [None, None, b"later", b"ever", None, b"5", b"29"]
+            assert open_store().read([("w", "0"), ("w", "1")]) == [None, None]
+            assert store.sweep(first + 100) == 16
+            assert open_store().lost() == []
+            store.clear("v")
+            store.clear("w")
+            assert open_store().read([("v", "29")]) == [None]
 
 
 def _write_for_ever(store: OnlineStore, report: Report) -> None:

@@ -7,11 +7,19 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tidemill.core.errors import InvalidError
+from tidemill.features.ports import MAX_STATE_BYTES
+
 _SCHEMA = (
-    "CREATE TABLE IF NOT EXISTS state (view TEXT, key TEXT, body BLOB NOT NULL, PRIMARY KEY (view, key)) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS state (view TEXT, key TEXT, body BLOB NOT NULL, expires_us INTEGER, PRIMARY KEY (view, key)) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS cursor (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
 )
-_PUT_STATE = "INSERT INTO state VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET body = excluded.body"
+_ADD_EXPIRES = "ALTER TABLE state ADD COLUMN expires_us INTEGER"
+_DUE = "CREATE INDEX IF NOT EXISTS state_due ON state (expires_us) WHERE expires_us IS NOT NULL"
+_PUT_STATE = (
+    "INSERT INTO state (view, key, body, expires_us) VALUES (?, ?, ?, ?)"
+    " ON CONFLICT DO UPDATE SET body = excluded.body, expires_us = excluded.expires_us"
+)
 _PUT_CURSOR = "INSERT INTO cursor VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value"
 _GET_STATE = "SELECT body FROM state WHERE view = ? AND key = ?"
 
@@ -26,9 +34,18 @@ class SqliteOnlineStore:
             self._db.execute(f"PRAGMA {pragma}")
         for statement in _SCHEMA:
             self._db.execute(statement)
+        if "expires_us" not in {row[1] for row in self._db.execute("PRAGMA table_info(state)")}:
+            self._db.execute(_ADD_EXPIRES)
+        self._db.execute(_DUE)
 
-    def write(self, states: Mapping[tuple[str, str], bytes], cursors: Mapping[str, str]) -> None:
-        rows = [(view, key, body) for (view, key), body in states.items()]
+    def write(
+        self, states: Mapping[tuple[str, str], bytes], cursors: Mapping[str, str], expires_us: Mapping[tuple[str, str], int] | None = None
+    ) -> None:
+        due = expires_us or {}
+        for (view, key), body in states.items():
+            if len(body) > MAX_STATE_BYTES:
+                raise InvalidError(f"the state of {view!r} {key!r} has {len(body)} bytes; a state has {MAX_STATE_BYTES} at most")
+        rows = [(*place, body, due.get(place)) for place, body in states.items()]
         with self._lock:
             self._db.execute("BEGIN IMMEDIATE")
             try:
@@ -40,8 +57,9 @@ class SqliteOnlineStore:
                 raise
 
     def read(self, keys: Sequence[tuple[str, str]]) -> list[bytes | None]:
+        execute = self._db.execute
         with self._lock:
-            hits = [self._db.execute(_GET_STATE, key).fetchone() for key in keys]
+            hits = [execute(_GET_STATE, key).fetchone() for key in keys]
         return [hit[0] if hit else None for hit in hits]
 
     def cursors(self) -> dict[str, str]:
@@ -54,6 +72,13 @@ class SqliteOnlineStore:
             self._db.execute("DELETE FROM state WHERE view = ?", (view,))
             self._db.execute("DELETE FROM cursor WHERE name = ?", (view,))
             self._db.execute("COMMIT")
+
+    def sweep(self, now_us: int) -> int:
+        with self._lock:
+            return self._db.execute("DELETE FROM state WHERE expires_us <= ?", (now_us,)).rowcount
+
+    def lost(self) -> list[str]:
+        return []
 
     def close(self) -> None:
         """Let go of the file."""

@@ -1,0 +1,1 @@
+"""Redis: the online store of features (`features.py`)."""
