@@ -66,7 +66,8 @@ def states(n: int, body: bytes = b"x", view: str = "v") -> dict[tuple[str, str],
 
 def commands(server: Server) -> dict[str, int]:
     """How often each command was called, those inside of scripts too."""
-    with server.client() as client:
+    client: Any = server.client()
+    with client:
         return {name.removeprefix("cmdstat_"): stat["calls"] for name, stat in client.info("commandstats").items()}
 
 
@@ -74,7 +75,8 @@ def commands(server: Server) -> dict[str, int]:
 def counted_trips() -> Iterator[list[str]]:
     """How often this process turned from receiving to sending on a Redis connection."""
     trips: list[str] = []
-    send, receive = Connection.send_packed_command, Connection.read_response
+    kind: Any = Connection
+    send, receive = kind.send_packed_command, kind.read_response
 
     def sending(self: Any, *args: Any, **options: Any) -> Any:
         if trips[-1:] != ["sent"]:
@@ -220,14 +222,14 @@ store = RedisOnlineStore(parse(sys.argv[1], "p"), stage_bytes=int(sys.argv[2]))
 n = int(store.cursors().get("v", "0"))
 while True:
     n += 1
-    store.write({("v", f"[{i}]"): b"%d" % n for i in range(20_000)}, {"v": str(n)})
+    store.write({("v", f"[{i}]"): b"%d" % n for i in range(5_000)}, {"v": str(n)})
     print(n, flush=True)
 """
 
 
 def _whole(store: OnlineStore, at_least: int) -> int:
-    """The one write that all 20,000 states are of."""
-    found = set(store.read([("v", f"[{i}]") for i in range(20_000)]))
+    """The one write that all 5,000 states are of."""
+    found = set(store.read([("v", f"[{i}]") for i in range(5_000)]))
     assert len(found) == 1
     (body,) = found
     assert body is not None

@@ -86,10 +86,10 @@ class Client:
         pool = redis.ConnectionPool(
             connection_class=address.kind, socket_timeout=_WRITING_S, socket_connect_timeout=address.timeout_s, **address.options
         )
-        self._patient = redis.Redis(connection_pool=pool)
+        self._patient: Any = redis.Redis(connection_pool=pool)
 
     @contextmanager
-    def patient(self) -> Iterator[redis.Redis]:
+    def patient(self) -> Iterator[Any]:  # the library's types change from version to version
         """A client that waits a minute for large transactions. Server errors become `UnavailableError`."""
         try:
             yield self._patient

@@ -190,7 +190,7 @@ class RedisOnlineStore:
         marks |= {"c" + name: value for name, value in cursors.items()}
         return marks | {"at": after}
 
-    def _send_ahead(self, server: redis.Redis, commands: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    def _send_ahead(self, server: Any, commands: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
         """Send the states of a large write under keys that nobody reads; what remains is a transaction of names."""
         rest: list[tuple[Any, ...]] = []
         server.set(self._way, len(commands))
@@ -205,7 +205,7 @@ class RedisOnlineStore:
                 pipe.execute()
         return rest
 
-    def _drop_staged(self, server: redis.Redis) -> None:
+    def _drop_staged(self, server: Any) -> None:
         """Forget what a writer that died had sent ahead."""
         count = server.get(self._way)
         if count is None:
@@ -237,13 +237,13 @@ class RedisOnlineStore:
                     count += len(members)
         return count
 
-    def _forget(self, server: redis.Redis, view: str, members: Iterable[bytes]) -> None:
+    def _forget(self, server: Any, view: str, members: Iterable[bytes]) -> None:
         with server.pipeline() as pipe:
             pipe.unlink(*(self._name(view, m[1:].decode()) for m in members))
             pipe.zrem(self._index + view, *members)
             pipe.execute()
 
-    def _views(self, server: redis.Redis) -> list[str]:
+    def _views(self, server: Any) -> list[str]:
         return [name[1:].decode() for name in server.hkeys(self._meta) if name[:1] == b"v"]
 
     def lost(self) -> list[str]:
@@ -253,7 +253,7 @@ class RedisOnlineStore:
             now = seconds * _MS + micros // _MS
             return [view for view in self._views(server) if self._is_lost(server, view, now)]
 
-    def _is_lost(self, server: redis.Redis, view: str, now_ms: int) -> bool:
+    def _is_lost(self, server: Any, view: str, now_ms: int) -> bool:
         index = self._index + view
         if server.zscore(index, "e") is None:
             return True
