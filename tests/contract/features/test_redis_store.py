@@ -20,7 +20,8 @@ from tidemill.core.definitions import Definitions
 from tidemill.core.errors import LostError, UnavailableError
 from tidemill.features.embedded import TileProcessor
 from tidemill.features.ports import OnlineStore, StreamProcessor
-from tidemill.testing.features import DEFINITIONS, OnlineStoreContract, StreamProcessorContract
+from tidemill.testing.features import OnlineStoreContract, StreamProcessorContract
+from tidemill.testing.reference import DEFINITIONS
 
 pytestmark = [pytest.mark.live, pytest.mark.xdist_group("redis")]
 
