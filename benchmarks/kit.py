@@ -1,7 +1,8 @@
 """What every benchmark needs: tools interleaved in one run, figures as JSON lines, and what machine it was.
 
 A benchmark calls `arguments()` once, measures with `interleave`, and hands the numbers to `report`, which prints one line per
-tool and task. See docs/benchmarks.md for how the lines become the table.
+tool and task. A tool that fails, or answers wrongly, gets a line that says so instead of a figure. Peers that need an environment
+of their own run in a `Peer`. See docs/benchmarks.md for how the lines become the table.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 OURS = "tidemill"
+HERE = Path(__file__).resolve().parent
 
 
 @dataclass
@@ -55,17 +57,51 @@ def arguments(description: str) -> Options:
     return _options
 
 
-def interleave(tools: Mapping[str, Callable[[], float]], n: int) -> dict[str, list[float]]:
+class WrongError(Exception):
+    """A tool's answer is wrong; its speed is of no interest."""
+
+
+def interleave(
+    tools: Mapping[str, Callable[[], float]], n: int, *, slow: Mapping[str, int] | None = None, failures: dict[str, str] | None = None
+) -> dict[str, list[float]]:
     """Measure each tool `n` times, one after the other in every round, the order turning by one each round.
 
-    Each callable prepares what it needs, measures itself and returns its figure (seconds, or a rate).
+    Each callable prepares what it needs, measures itself and returns its figure (seconds, or a rate). `slow` gives some tools fewer
+    rounds. With `failures`, a tool that raises is left out from then on and its reason noted there; without, the error goes up.
     """
     names = list(tools)
     found: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(n):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            found[name].append(tools[name]())
+            if turn >= (slow or {}).get(name, n) or name in (failures or {}):
+                continue
+            try:
+                found[name].append(tools[name]())
+            except Exception as error:
+                if failures is None:
+                    raise
+                failures[name] = f"{type(error).__name__}: {error}"[:300]
+                found[name].clear()
     return found
+
+
+class Spent:
+    """Processor seconds beside wall clock: on a shared machine they say more."""
+
+    def __init__(self) -> None:
+        self.cpu: dict[str, list[float]] = {}
+
+    def seconds(self, tool: str, action: Callable[[], object]) -> float:
+        """How long one call takes; its processor time, of all threads, is noted for `tool`."""
+        cpu = time.process_time()
+        wall = seconds(action)
+        self.cpu.setdefault(tool, []).append(time.process_time() - cpu)
+        return wall
+
+    def facts(self, **more: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """The median processor seconds of each tool, and what else is known of some."""
+        found = {tool: {"cpu_s": statistics.median(list_)} for tool, list_ in self.cpu.items()}
+        return {tool: {**found.get(tool, {}), **more.get(tool, {})} for tool in {*found, *more}}
 
 
 def seconds(action: Callable[[], object]) -> float:
@@ -75,32 +111,52 @@ def seconds(action: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def is_ours(tool: str) -> bool:
+    """Whether a tool is Tidemill, maybe on some store (`tidemill-redis`)."""
+    return tool == OURS or tool.startswith(f"{OURS}-")
+
+
 def report(
     task: str,
     measured: Mapping[str, Sequence[float]],
     unit: str,
     *,
     scale: float = 1.0,
-    floor: str = "",
+    floor: str | Mapping[str, str] = "",
     better: Literal["lower", "higher"] = "lower",
     extra: Mapping[str, Mapping[str, Any]] | None = None,
+    failures: Mapping[str, str] | None = None,
 ) -> None:
-    """Print the median of each tool; tools other than ours and the floor are peers. `extra` adds facts per tool (errors, losses)."""
-    values = {name: statistics.median(list_) * scale for name, list_ in measured.items()}
-    peers = [value for name, value in values.items() if name not in (OURS, floor)]
+    """Print the median of each tool; tools other than ours and the floors (`floor`, and all named `floor-…`) are peers.
+
+    `floor`: the one that all are compared with, or that of each tool. `extra` adds facts per tool (errors, losses).
+    """
+    values = {name: statistics.median(list_) * scale for name, list_ in measured.items() if list_}
+    floors = {floor} if isinstance(floor, str) else set(floor.values())
+    peers = [value for name, value in values.items() if not is_ours(name) and name not in floors and not name.startswith("floor-")]
     best = (min if better == "lower" else max)(peers, default=None)
     for name, value in values.items():
+        its = floor if isinstance(floor, str) else floor.get(name, "")
         figure(
             task,
             name,
             value,
             unit,
             n=len(measured[name]),
-            vs_floor=_worse(value, values.get(floor), better),
-            vs_best_peer=_worse(best, value, better) if name == OURS else None,
+            vs_floor=_worse(value, values.get(its), better),
+            vs_best_peer=_worse(best, value, better) if is_ours(name) else None,
             spread=[min(measured[name]) * scale, max(measured[name]) * scale],
             **(extra or {}).get(name, {}),
         )
+    for name, why in (failures or {}).items():
+        failed(task, name, why)
+
+
+def failed(task: str, tool: str, why: str) -> None:
+    """Print that there is no figure, and why."""
+    line = {"task": task, "tool": tool, "value": None, "unit": "", "n": 0, "failed": why, "load1": round(os.getloadavg()[0], 1)}
+    _options.printed.append(line)
+    print(json.dumps(line) if _options.json else f"{task:24} {tool:22} {'failed':>10} {why}", flush=True)
 
 
 def _worse(value: float | None, than: float | None, better: Literal["lower", "higher"]) -> float | None:
@@ -131,9 +187,12 @@ def machine(*packages: str) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "task": "machine",
         "cores": os.cpu_count(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "load1": round(os.getloadavg()[0], 1),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "mode": "quick" if _options.quick else "full",
         "versions": {name: _version(name) for name in packages},
     }
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
@@ -155,6 +214,50 @@ def peer_python(name: str, *requirements: str) -> Path | None:
             return None
         (home / "ready").touch()
     return python
+
+
+class Peer:
+    """A tool in a process and an environment of its own: `benchmarks/peers/NAME.py` answers JSON lines (see `peers/worker.py`)."""
+
+    def __init__(self, python: Path, module: str, folder: Path, **environment: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        kept = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+        paths = f"{python.parent}{os.pathsep}{os.environ.get('PATH', '')}"
+        self._log = (folder / f"{module}.log").open("wb")
+        self._process = subprocess.Popen(
+            [str(python), "-P", "-m", f"peers.{module}"],
+            cwd=folder,
+            env={**kept, "PYTHONPATH": str(HERE), "PATH": paths, **environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+        )
+
+    def ask(self, do: str, **what: Any) -> Any:
+        """Have the peer do something; return what it says. Raises `RuntimeError` with its error."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps({"do": do, **what}) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the peer ended with {self._process.wait(10)}; see {self._log.name}")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise RuntimeError(answer["error"])
+        return answer["is"]
+
+    def close(self) -> None:
+        """End the peer."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._log.close()
 
 
 @contextmanager

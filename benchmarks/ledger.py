@@ -1,10 +1,12 @@
-"""What it costs to remember: metric values, concurrent writers and a search, against sqlite3 written by hand.
+"""What it costs to remember: metric values, concurrent writers and a search, beside MLflow and sqlite3 written by hand.
 
     python benchmarks/ledger.py [TASK …] [--json] [--quick]
 
 Tasks: metric_no_fsync and metric_fsync (a run of 10 parameters and 100 steps of 3 metrics, one commit a step), writers_16x20 and
 writers_16x20_fsync (16 processes, 20 runs each of 10 parameters and 10 steps, started together), search_10k (the best 50 of
-10,000 runs by a metric), open (a new ledger). The floor has the two tables that these need, and the same durability.
+10,000 runs by a metric), open_new (a new ledger). Figures of different durability are not comparable, so each task has one level and
+a floor of the same: without fsync what a commit wrote survives a killed process, with it also a power cut. MLflow's file store never
+syncs; its SQLite store does at each commit and cannot be told otherwise, and is also shown with all metrics of a run in one batch.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import random
 import sqlite3
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +30,11 @@ from tidemill.tracking.embedded import LedgerTracker
 NAMES = ("loss", "auc", "acc")
 PARAMS = {f"p{i}": str(i * 0.1) for i in range(10)}
 STEPS = 100
+FLOOR = "floor-sqlite3"
+NO_FSYNC, FSYNC = "survives a killed process", "survives a power cut"
+DURABLE = {False: {"durability": NO_FSYNC}, True: {"durability": FSYNC}}
+MLFLOW = {False: ("file",), True: ("sqlite", "batch")}
+"""MLflow's stores by whether they sync."""
 
 
 class Tool(Protocol):
@@ -99,7 +107,7 @@ class Ours:
         return sum(1 for name in done if steps.get(name, 0) % len(NAMES) == 0 and steps.get(name) and params.get(name) == len(PARAMS))
 
 
-TOOLS: dict[str, Any] = {"tidemill": Ours, "sqlite3": Floor}
+TOOLS: dict[str, Any] = {kit.OURS: Ours, FLOOR: Floor}
 
 
 def _values(step: int) -> list[tuple[str, int, float]]:
@@ -111,8 +119,9 @@ def _run_row(name: str, at_us: int = 0) -> dict[str, Any]:
     return {"id": name, "pipeline": "train", "service": "s", "cause_id": "c", "status": "running", "started_us": at_us, **texts}
 
 
-def metric(task: str, *, fsync: bool, rounds: int, runs: int) -> None:
+def metric(task: str, peer: kit.Peer | None, *, fsync: bool, rounds: int, runs: int) -> None:
     """Microseconds a value, in one process."""
+    failures: dict[str, str] = {}
     with kit.scratch() as folder:
         tools: dict[str, Tool] = {name: tool(folder, fsync=fsync) for name, tool in TOOLS.items()}
         for tool in tools.values():
@@ -121,26 +130,53 @@ def metric(task: str, *, fsync: bool, rounds: int, runs: int) -> None:
         def measure(tool: Tool) -> float:
             return kit.seconds(lambda: [tool.run(STEPS) for _ in range(runs)]) / runs / STEPS / len(NAMES)
 
-        found = kit.interleave({name: (lambda tool=tool: measure(tool)) for name, tool in tools.items()}, rounds)
-    kit.report(task, found, "us/value", scale=1e6, floor="sqlite3")
+        calls: dict[str, Callable[[], float]] = {name: (lambda tool=tool: measure(tool)) for name, tool in tools.items()}  # type: ignore[misc]
+        if peer is not None:
+            calls |= {f"mlflow-{kind}": _peer_metric(peer, kind, folder / kind) for kind in MLFLOW[fsync]}
+        found = kit.interleave(calls, rounds, slow={"mlflow-sqlite": 5}, failures=failures)
+    kit.report(task, found, "us/value", scale=1e6, floor=FLOOR, extra=dict.fromkeys(calls, DURABLE[fsync]), failures=failures)
 
 
-def writers(task: str, *, fsync: bool, rounds: int, processes: int = 16, runs: int = 20) -> None:
+def _peer_metric(peer: kit.Peer, kind: str, folder: Path) -> Callable[[], float]:
+    folder.mkdir()
+    peer.ask("log", kind=kind, folder=str(folder), runs=1, steps=2)
+    return lambda: peer.ask("log", kind=kind, folder=str(folder), runs=1, steps=STEPS) / STEPS / len(NAMES)
+
+
+def writers(task: str, peer: kit.Peer | None, *, fsync: bool, rounds: int, processes: int = 16, runs: int = 20) -> None:
     """Runs a second of processes that write to one ledger, the slowest single run, and what was lost."""
-    slowest: dict[str, list[float]] = {name: [] for name in TOOLS}
-    lost = dict.fromkeys(TOOLS, 0)
+    slowest: dict[str, list[float]] = {}
+    lost: dict[str, int] = {}
+    failures: dict[str, str] = {}
+
+    def note(name: str, rate: float, worst: float, whole: int) -> float:
+        lost[name] = lost.get(name, 0) + processes * runs - whole
+        slowest.setdefault(name, []).append(worst)
+        return rate
 
     def measure(name: str) -> float:
         with kit.scratch() as folder:
             TOOLS[name](folder, fsync=fsync)
             wall, worst, done = _together(name, folder, fsync, processes, runs)
-            lost[name] += processes * runs - TOOLS[name](folder, fsync=fsync).whole()
-        slowest[name].append(worst)
-        return done / wall
+            return note(name, done / wall, worst, TOOLS[name](folder, fsync=fsync).whole())
 
-    found = kit.interleave({name: (lambda name=name: measure(name)) for name in TOOLS}, rounds)
-    facts = {name: {"slowest_run_s": max(slowest[name]), "lost": lost[name], "of": processes * runs * rounds} for name in TOOLS}
-    kit.report(task, found, "runs/s", floor="sqlite3", better="higher", extra=facts)
+    def by_peer(name: str, kind: str) -> float:
+        assert peer is not None
+        with kit.scratch() as folder:
+            told = peer.ask("writers", kind=kind, folder=str(folder), processes=processes, runs=runs, steps=10)
+            if told["errors"]:
+                failures[name] = "; ".join(told["errors"])
+            return note(name, told["rate"], told["slowest"], told["whole"])
+
+    calls: dict[str, Callable[[], float]] = {name: (lambda name=name: measure(name)) for name in TOOLS}  # type: ignore[misc]
+    if peer is not None:
+        name = f"mlflow-{MLFLOW[fsync][0]}"
+        calls[name] = lambda: by_peer(name, MLFLOW[fsync][0])
+    found = kit.interleave(calls, rounds, slow={"mlflow-sqlite": 1, "mlflow-file": 3}, failures=failures)
+    facts = {
+        n: {"slowest_run_s": max(slowest[n]), "lost": lost[n], "of": processes * runs * len(found[n]), **DURABLE[fsync]} for n in slowest
+    }
+    kit.report(task, found, "runs/s", floor=FLOOR, better="higher", extra=facts, failures=failures)
 
 
 def _together(name: str, folder: Path, fsync: bool, processes: int, runs: int) -> tuple[float, float, int]:
@@ -177,7 +213,7 @@ def _writer(name: str, folder: Path, fsync: bool, runs: int, queue: Any, go: Any
     queue.put((done, worst, error))
 
 
-def search(task: str, *, rounds: int, size: int) -> None:
+def search(task: str, peer: kit.Peer | None, *, rounds: int, size: int) -> None:
     """Milliseconds to find the best 50 of `size` runs by one metric, with two metrics and a parameter shown."""
     chance = random.Random(5)
     rows = [(f"{chance.getrandbits(128):032x}", {k: chance.random() for k in NAMES}, i) for i in range(size)]
@@ -207,8 +243,27 @@ def search(task: str, *, rounds: int, size: int) -> None:
             return [row.id for row in found]
 
         assert by_hand() == by_tracker() == expected
-        found = kit.interleave({"tidemill": lambda: kit.seconds(by_tracker), "sqlite3": lambda: kit.seconds(by_hand)}, rounds)
-    kit.report(task, found, "ms", scale=1e3, floor="sqlite3")
+        calls = {kit.OURS: lambda: kit.seconds(by_tracker), FLOOR: lambda: kit.seconds(by_hand)}
+        slow: dict[str, int] = {}
+        for kind in ("sqlite", "file") if peer is not None else ():
+            calls[f"mlflow-{kind}"] = _peer_search(peer, kind, folder / kind, rows, expected)
+            slow[f"mlflow-{kind}"] = 5 if kind == "sqlite" else 2
+        failures: dict[str, str] = {}
+        found = kit.interleave(calls, rounds, slow=slow, failures=failures)
+    kit.report(task, found, "ms", scale=1e3, floor=FLOOR, failures=failures)
+
+
+def _peer_search(peer: Any, kind: str, folder: Path, rows: list[Any], expected: list[str]) -> Callable[[], float]:
+    folder.mkdir()
+    peer.ask("fill", kind=kind, folder=str(folder), rows=rows)
+
+    def measure() -> float:
+        told = peer.ask("search", kind=kind, folder=str(folder))
+        if told["names"] != expected:
+            raise kit.WrongError("other runs than the best 50")
+        return float(told["s"])
+
+    return measure
 
 
 def _fill(ledger: Ledger, rows: list[tuple[str, dict[str, float], int]]) -> None:
@@ -227,24 +282,29 @@ def opening(task: str, *, rounds: int) -> None:
         with kit.scratch() as folder:
             return kit.seconds(lambda: Ledger(f"sqlite:///{folder}/ledger.db"))
 
-    kit.report(task, kit.interleave({"tidemill": new}, rounds), "ms", scale=1e3)
+    kit.report(task, kit.interleave({kit.OURS: new}, rounds), "ms", scale=1e3)
 
 
 def main() -> None:
-    options = kit.arguments("What it costs to remember.")
-    kit.machine("sqlalchemy")
-    rounds = 5 if options.quick else 9
+    options = kit.arguments(__doc__ or "")
+    kit.machine("tidemill", "sqlalchemy")
+    rounds, quick = (5, True) if options.quick else (9, False)
     plans: dict[str, Any] = {
-        "metric_no_fsync": lambda task: metric(task, fsync=False, rounds=rounds, runs=5 if options.quick else 20),
-        "metric_fsync": lambda task: metric(task, fsync=True, rounds=rounds, runs=1 if options.quick else 5),
-        "writers_16x20": lambda task: writers(task, fsync=False, rounds=2 if options.quick else 5),
-        "writers_16x20_fsync": lambda task: writers(task, fsync=True, rounds=1 if options.quick else 5),
-        "search_10k": lambda task: search(task, rounds=rounds * 5, size=10_000),
+        "metric_no_fsync": lambda task: metric(task, peer, fsync=False, rounds=rounds, runs=5 if quick else 20),
+        "metric_fsync": lambda task: metric(task, peer, fsync=True, rounds=rounds, runs=1 if quick else 5),
+        "writers_16x20": lambda task: writers(task, peer, fsync=False, rounds=2 if quick else 5),
+        "writers_16x20_fsync": lambda task: writers(task, peer, fsync=True, rounds=1 if quick else 5),
+        "search_10k": lambda task: search(task, peer, rounds=rounds * 5, size=10_000),
         "open_new": lambda task: opening(task, rounds=rounds),
     }
-    for task, plan in plans.items():
-        if options.wants(task):
-            plan(task)
+    with kit.scratch() as folder:
+        python = kit.peer_python("mlflow", "mlflow>=3.6")
+        peer = kit.Peer(python, "mlflow", folder / "mlflow") if python is not None else None
+        for task, plan in plans.items():
+            if options.wants(task):
+                plan(task)
+        if peer is not None:
+            peer.close()
 
 
 if __name__ == "__main__":

@@ -10,40 +10,24 @@ All servers run at once and are asked in turns, so a change of the machine's loa
 
 import argparse
 import json
-import os
-import re
-import shutil
-import socket
 import statistics
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import kit
+import servers
+from servers import free_port, started
 
 HERE = Path(__file__).resolve().parent
 FLOOR = "granian-constant"
 PEER_NEEDS = ["fastapi", "uvicorn[standard]", "lightgbm", "numpy"]
 FEATURES = [f"f{i}" for i in range(20)]
 POINTS = {"c1": (1, 1), "c32": (32, 1), "b64": (8, 64)}
-LUA = """
-local file = assert(io.open(os.getenv("BENCH_BODY"), "rb"))
-wrk.method, wrk.body = "POST", file:read("*a")
-file:close()
-wrk.headers["Content-Type"] = "application/json"
-if os.getenv("BENCH_TOKEN") then wrk.headers["Authorization"] = "Bearer " .. os.getenv("BENCH_TOKEN") end
-function done(summary, latency)
-  local e = summary.errors
-  io.write(string.format("RESULT %d %d %d %d\\n", summary.requests, summary.duration, latency:percentile(99),
-    e.connect + e.read + e.write + e.status + e.timeout))
-end
-"""
 
 
 def make_model(home: Path) -> None:
@@ -127,36 +111,6 @@ def peer_version(python: Path) -> str:
     return subprocess.run([str(python), "-c", code], check=True, capture_output=True, text=True).stdout.strip()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def started(command: list[str], port: int, log: Path, **environment: str) -> Iterator[None]:
-    """Run a server until the block ends; wait until it listens."""
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, env={**env, "OMP_NUM_THREADS": "1", **environment}, stdout=out, stderr=out)
-    try:
-        for _ in range(600):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            if process.poll() is not None:
-                break
-            time.sleep(0.1)
-        else:
-            raise RuntimeError(f"no server on {port}: {log.read_text()}")
-        if process.poll() is not None:
-            raise RuntimeError(f"the server ended: {log.read_text()}")
-        yield
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
 class Tool:
     """A running server and how it is asked."""
 
@@ -185,20 +139,13 @@ class Tool:
     def ask(self, home: Path, point: str, seconds: float) -> float:
         """Requests per second over `seconds`."""
         connections, rows = POINTS[point]
-        env = {**os.environ, "BENCH_BODY": str(home / f"{self.bodies}-{rows}.json")}
-        if self.token:
-            env["BENCH_TOKEN"] = self.token
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "10s", "-s", str(home / "post.lua"), self.url]
-        out = subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout
-        found = re.search(r"RESULT (\d+) (\d+) (\d+) (\d+)", out)
-        if found is None or int(found[4]):
-            raise RuntimeError(f"{self.name} at {point}: {out}")
-        self.p99_ms.append(int(found[3]) / 1e3)
-        return int(found[1]) / (int(found[2]) / 1e6)
+        body = home / f"{self.bodies}-{rows}.json"
+        load = servers.ask(self.url, body, connections=connections, seconds=seconds, token=self.token)
+        self.p99_ms.append(load.p99_ms)
+        return load.rate
 
 
 def measure(home: Path, seconds: float, repetitions: int) -> None:
-    (home / "post.lua").write_text(LUA)
     ports = [free_port() for _ in range(3)]
     itself = [sys.executable, str(Path(__file__).resolve()), "--home", str(home)]
     with ExitStack() as stack:
@@ -236,8 +183,7 @@ def main() -> None:
         {"tidemill": serve_tidemill, "floor": serve_floor}[given.serve](given.home, given.port)
         return
     options = kit.arguments(__doc__ or "")
-    if shutil.which("wrk") is None:
-        sys.exit("wrk is needed: apt-get install wrk")
+    servers.need("wrk")
     kit.machine("tidemill", "granian", "onnxruntime", "lightgbm")
     with kit.scratch() as home:
         make_model(home)

@@ -1,22 +1,22 @@
-"""What a pipeline step costs over its function: 20 trivial steps in a row, new and cached, beside the plain Python loop.
+"""What a pipeline step costs over its function: 20 trivial steps in a row, beside Luigi, ZenML, DVC and the plain Python loop.
 
-    python benchmarks/steps.py --json [--quick]
+    python benchmarks/steps.py [TASK …] --json [--quick]
 
-Each repetition runs the floor and Tidemill in turn in one process, on a ledger and a blob store in a fresh folder. The durability is that of the
-embedded stack: steps survive a killed process, the end of a run survives a power cut.
+Tasks: step_new (steps that never ran), step_cached (the same again, every step found by its content), step_layout (the graph alone).
+Luigi keeps files as state and has no cache of contents: asked again it looks at the last file only, which is not a cached step. DVC
+is a command, so each run starts an interpreter and each new step a shell. Durability: a step of Tidemill survives a killed process,
+the end of a run a power cut; ZenML's SQLite store survives both; Luigi's and DVC's files survive a killed process.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import statistics
-import tempfile
-import time
+import itertools
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from tidemill import __version__
+import kit
+
 from tidemill.core.clock import WallClock
 from tidemill.ledger.store import Ledger
 from tidemill.pipelines import pipeline, step
@@ -25,6 +25,8 @@ from tidemill.pipelines.embedded import LocalExecutor
 from tidemill.versioning.embedded import FileBlobStore
 
 STEPS = 20
+FLOOR = "floor-loop"
+PEERS = {"luigi": ["luigi>=3.6"], "zenml": ["zenml[local]>=0.90"], "dvc": ["dvc>=3.60"]}
 
 
 def add(x: int, by: int = 1) -> int:
@@ -44,54 +46,88 @@ def chain(start: int) -> int:
     return value
 
 
-def measure(folder: Path, runs: int) -> dict[str, list[float]]:
-    """Milliseconds a step of the floor, of new steps, of cached steps, and of laying out the graph."""
-    executor = LocalExecutor(Ledger(f"sqlite:///{folder}/ledger.db"), FileBlobStore(folder / "blobs"), default_codecs(), WallClock(), {})
-    executor.run(chain.graph(start=-1_000_000), run_id="warm", cause_id="bench")
-    out: dict[str, list[float]] = {"floor": [], "new": [], "cached": [], "layout": []}
-    for i in range(runs):
-        started = time.perf_counter()
-        value = i * 1000
-        for _ in range(STEPS):
-            value = add(value)
-        out["floor"].append(time.perf_counter() - started)
-        started = time.perf_counter()
-        graph = chain.graph(start=i * 1000)
-        out["layout"].append(time.perf_counter() - started)
+class Ours:
+    """The embedded executor on a ledger and a blob store in a fresh folder."""
+
+    def __init__(self, folder: Path) -> None:
+        ledger, blobs = Ledger(f"sqlite:///{folder}/ledger.db"), FileBlobStore(folder / "blobs")
+        self.executor = LocalExecutor(ledger, blobs, default_codecs(), WallClock(), {})
+        self.cached: list[float] = []
+        self.layout: list[float] = []
+        self.run(-1_000_000)
+
+    def run(self, start: int) -> float:
+        """Seconds of a new chain; those of its repetition and of its graph are noted."""
+        graphs: list[object] = []
+        self.layout.append(kit.seconds(lambda: graphs.append(chain.graph(start=start))))
+        spent = []
         for kind in ("new", "cached"):
-            started = time.perf_counter()
-            result = executor.run(graph, run_id=f"{kind}-{i}", cause_id="bench")
-            out[kind].append(time.perf_counter() - started)
-            assert (result.output, result.ran) == (value, STEPS if kind == "new" else 0)
-    return {kind: [1000 * t / STEPS for t in times] for kind, times in out.items()}
+            results: list[object] = []
+            act = partial(self.executor.run, graphs[0], run_id=f"{kind}{start}", cause_id="bench")  # type: ignore[arg-type]
+            spent.append(kit.seconds(lambda act=act, results=results: results.append(act())))  # type: ignore[misc]
+            found = results[0]
+            if (found.output, found.ran) != (start + STEPS, STEPS if kind == "new" else 0):  # type: ignore[attr-defined]
+                raise kit.WrongError(f"{kind}: {found}")
+        self.cached.append(spent[1])
+        return spent[0]
+
+
+def loop(start: int) -> None:
+    """The floor."""
+    value = start
+    for _ in range(STEPS):
+        value = add(value)
+
+
+def measure(folder: Path, rounds: int) -> None:
+    """Every tool in every round, on a chain that it has not seen."""
+    ours, number = Ours(folder), itertools.count(1)
+    cached: dict[str, list[float]] = {}
+    failures: dict[str, str] = {}
+    peers: dict[str, kit.Peer] = {}
+    for name, needs in PEERS.items():
+        python = kit.peer_python(name, *needs)
+        if python is not None:
+            peers[name] = kit.Peer(python, name, folder / name, HOME=str(folder / name), ZENML_CONFIG_PATH=str(folder / "zenml-config"))
+
+    def by_peer(name: str) -> float:
+        spent = peers[name].ask("run", steps=STEPS, start=next(number) * 1000)
+        if "cached" in spent:
+            cached.setdefault(name, []).append(spent["cached"])
+        return float(spent["new"])
+
+    tools: dict[str, Callable[[], float]] = {
+        FLOOR: lambda: kit.seconds(lambda: [loop(i) for i in range(100)]) / 100,
+        kit.OURS: lambda: ours.run(next(number) * 1000),
+    }
+    versions: dict[str, dict[str, str]] = {}
+    try:
+        for name, peer in peers.items():
+            try:
+                versions[name] = {"version": peer.ask("version")}
+                peer.ask("run", steps=2, start=0)
+                tools[name] = partial(by_peer, name)
+            except RuntimeError as error:
+                failures[name] = str(error)
+        ours.cached.clear()
+        ours.layout.clear()
+        new = kit.interleave(tools, rounds, slow={"dvc": 5, "zenml": 5}, failures=failures)
+    finally:
+        for peer in peers.values():
+            peer.close()
+    scale = 1000 / STEPS
+    kit.report("step_new", new, "ms/step", scale=scale, floor=FLOOR, extra=versions, failures=failures)
+    again = {FLOOR: new[FLOOR], kit.OURS: ours.cached, **cached}
+    kit.report("step_cached", again, "ms/step", scale=scale, floor=FLOOR, extra=versions)
+    kit.report("step_layout", {kit.OURS: ours.layout}, "ms/step", scale=scale)
 
 
 def main() -> None:
     """Print one line per figure."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--quick", action="store_true")
-    asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        times = measure(Path(folder), 5 if asked.quick else 15)
-    floor = statistics.median(times["floor"])
-    for kind, values in times.items():
-        row = {
-            "task": f"steps: {kind}, {STEPS} in a row",
-            "tool": "plain Python" if kind == "floor" else f"tidemill {__version__}",
-            "value": round(statistics.median(values), 5),
-            "unit": "ms/step",
-            "n": len(values),
-            "min": round(min(values), 5),
-            "vs_floor": round(statistics.median(values) / floor, 1),
-            "vs_best_peer": None,
-            "load": round(os.getloadavg()[0], 1),
-        }
-        print(
-            json.dumps(row)
-            if asked.json
-            else f"{row['task']}: {row['value']} {row['unit']} ({row['tool']}, n={row['n']}, min {row['min']})"
-        )
+    options = kit.arguments(__doc__ or "")
+    kit.machine("tidemill", "sqlalchemy")
+    with kit.scratch() as folder:
+        measure(folder, 5 if options.quick else 15)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""The parts of `benchmarks/features.py`: data, hand-written floors and tasks."""
