@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tidemill.cli.options import INSTANT, json_option, opened, project_options
 from tidemill.cli.output import cell, progress, show_json, show_rows
-from tidemill.core.errors import InvalidError, not_found
+from tidemill.core.errors import ConfigError, InvalidError, not_found
+
+if TYPE_CHECKING:
+    from tidemill.features.sql.engines import Engine
 
 _WORDS = {
     "used": "used",
@@ -115,3 +118,22 @@ def materialize_features(where: tuple[Path, Sequence[str]]) -> None:
     with opened(*where) as platform:
         loop.feed(platform.loop, [])
     click.echo("the online store is up to date with the published tables")
+
+
+@features_command.command("sql")
+@click.argument("view")
+@click.option("--engine", type=click.Choice(["duckdb", "spark"]), default="duckdb", show_default=True, help="In whose dialect.")
+@click.pass_obj
+def sql_of_view(where: tuple[Path, Sequence[str]], view: str, engine: Engine) -> None:
+    """Print the point-in-time join of VIEW as SQL that runs on the published table and a table `spine` of keys and times."""
+    try:
+        from tidemill.features.sql.compile import script
+    except ModuleNotFoundError as error:
+        raise ConfigError("'features sql' needs an extra: pip install 'tidemill[sql]'") from error
+
+    with opened(*where) as platform:
+        views = platform.definitions.views
+        if view not in views:
+            raise not_found("feature view", view, views)
+        text = script(views[view], platform.tables.scan(views[view].table.name), engine)
+    click.echo(text, nl=False)
