@@ -211,7 +211,19 @@ def http_api() -> str:
     out.append("| `POST /v2/models/{service}/infer` | Scores; entity keys only, or full inputs. |")
     out.append("| `POST /v2/repository/models/{service}/load` | Looks for changed deployments at once. |")
     out.append("| `GET /metrics` | Prometheus exposition. |")
+    out += _feature_server()
     return "\n".join(out) + "\n"
+
+
+def _feature_server() -> Iterator[str]:
+    from tidemill.serving.feast.routes import ROUTES
+
+    yield "\n## The feature server\n"
+    yield "Speaks the HTTP protocol of [Feast](https://feast.dev)'s feature server, so Feast's SDK (`online_store: {type: remote}`) and any client"
+    yield "of it work unchanged; [Migrate from Feast](../how-to/migrate-from-feast.md) says how. The model server answers these routes, and"
+    yield "`tidemill features serve` answers them without models. `/openapi.json` has the bodies.\n"
+    yield "| request | does |\n|---|---|"
+    yield from (f"| `{method.upper()} {path}` | {told} |" for method, path, told, _ in ROUTES)
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tidemill.core.aggregates import sum_ as sum  # noqa: A004
     from tidemill.core.aggregates import top_k as top_k
     from tidemill.core.definitions import Entity as Entity
+    from tidemill.core.definitions import FeatureService as FeatureService
     from tidemill.core.definitions import FeatureView as FeatureView
     from tidemill.core.definitions import Gate as Gate
     from tidemill.core.definitions import Label as Label
@@ -87,7 +88,8 @@ __all__ = [  # noqa: RUF022 - in the order in which a definition uses them
 
 _MODULES = {
     "tidemill.core.aggregates": "mean sum count min max latest std first last distinct quantile top_k expression",
-    "tidemill.core.definitions": "Entity Table FeatureView Label Service Gate Rollout on_demand on_drift on_quality on_new_data every",
+    "tidemill.core.definitions": "Entity Table FeatureView FeatureService Label Service Gate Rollout on_demand on_drift on_quality on_new_data"
+    " every",
     "tidemill.core.instants": "Instant",
     "tidemill.pipelines": "step pipeline",
     "tidemill.registry": "register",

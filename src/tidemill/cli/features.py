@@ -137,3 +137,22 @@ def sql_of_view(where: tuple[Path, Sequence[str]], view: str, engine: Engine) ->
             raise not_found("feature view", view, views)
         text = script(views[view], platform.tables.scan(views[view].table.name), engine)
     click.echo(text, nl=False)
+
+
+@features_command.command("serve")
+@click.option("--port", type=click.IntRange(1, 65535), default=None, help="Port, instead of the configured one of the model server.")
+@click.option("--workers", type=click.IntRange(1, 64), default=None, help="Processes, instead of the configured number.")
+@click.pass_obj
+def serve_features(where: tuple[Path, Sequence[str]], port: int | None, workers: int | None) -> None:
+    """Serve features alone, without models, by Feast's HTTP protocol until Ctrl-C. `tidemill up` serves the same routes beside the models."""
+    from tidemill.cli.up import first_token
+    from tidemill.cli.web import serve_models
+
+    project, overrides = where
+    given = [*overrides, *([f"serving.port={port}"] if port else []), *([f"serving.workers={workers}"] if workers else [])]
+    with opened(project, given) as platform:
+        serving, secret = platform.config.serving, first_token(platform)
+        click.echo(f"features http://{serving.host}:{serving.port}/get-online-features")
+        if secret:
+            click.echo(f"token    {click.style(secret, bold=True)}   shown only now; it is stored as a hash")
+    serve_models(project, given, "features")

@@ -35,7 +35,7 @@ def up_command(project: Path, overrides: Sequence[str], port: int | None, servin
         with only_one(home):
             addresses = {"api": (config.api.host, config.api.port), "server": (config.serving.host, config.serving.port)}
             check_ports(addresses)
-            secret = _first_token(platform)
+            secret = first_token(platform)
             click.echo(f"console  http://{config.api.host}:{config.api.port}{_login(platform, secret)}   logs in once, within ten minutes")
             click.echo(f"models   http://{config.serving.host}:{config.serving.port}/v2")
             if secret:
@@ -45,7 +45,8 @@ def up_command(project: Path, overrides: Sequence[str], port: int | None, servin
             return Supervisor(names, root, given, home / "log", addresses, say=lambda text: click.echo(text, err=True)).run()
 
 
-def _first_token(platform: object) -> str:
+def first_token(platform: object) -> str:
+    """The secret of a new token for everything when there is none yet; else empty."""
     from tidemill.platform.root import Platform
     from tidemill.serving import Tokens
 

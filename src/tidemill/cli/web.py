@@ -34,10 +34,9 @@ def build_console(platform: Platform) -> Any:
 
 
 def build_models(platform: Platform) -> Any:
-    """The RSGI application: one scorer for each service with a pipeline or a deployment."""
+    """The RSGI application: one scorer for each service with a pipeline or a deployment, and the feature server's routes."""
     from tidemill.features import apply_on_demand
     from tidemill.serving import Scorer, Tokens, compile_plan
-    from tidemill.serving.http import Settings
     from tidemill.serving.server import build_app
 
     scorers = {
@@ -52,9 +51,34 @@ def build_models(platform: Platform) -> Any:
         )
         for name, service in platform.definitions.services.items()
     }
+    tokens, settings = Tokens(platform.ledger, platform.clock), _settings(platform)
+    return build_app(scorers, tokens, clock=platform.clock, settings=settings, features=_feature_routes(platform))
+
+
+def build_features(platform: Platform) -> Any:
+    """The RSGI application of a feature server without models."""
+    from tidemill.serving import Tokens
+    from tidemill.serving.server import build_app
+
+    tokens, settings = Tokens(platform.ledger, platform.clock), _settings(platform)
+    return build_app({}, tokens, clock=platform.clock, settings=settings, features=_feature_routes(platform))
+
+
+def _settings(platform: Platform) -> Any:
+    from tidemill.serving.http import Settings
+
     given = platform.config.serving
-    settings = Settings(max_body_bytes=given.max_body_bytes, allow_at=given.allow_at)
-    return build_app(scorers, Tokens(platform.ledger, platform.clock), clock=platform.clock, settings=settings)
+    return Settings(max_body_bytes=given.max_body_bytes, allow_at=given.allow_at)
+
+
+def _feature_routes(platform: Platform) -> Any:
+    from tidemill.features import apply_on_demand
+    from tidemill.serving.feast import FeatureRoutes, Pusher, Reader, Schemas
+
+    settings, schemas, definitions = _settings(platform), Schemas(platform.tables, platform.clock), platform.definitions
+    reader = Reader(definitions, platform.lookup, apply_on_demand, schemas, max_keys=settings.max_keys)
+    pusher = Pusher(definitions, platform.stream, schemas, platform.clock, max_rows=settings.max_rows)
+    return FeatureRoutes(reader, pusher, clock=platform.clock, settings=settings)
 
 
 def serve_api(project: Path, overrides: Sequence[str]) -> None:
@@ -84,8 +108,8 @@ async def _serve(app: Any, host: str, port: int) -> None:
         serving.result()
 
 
-def serve_models(project: Path, overrides: Sequence[str]) -> None:
-    """Run the model server until SIGTERM; its workers build their own platform with `models`."""
+def serve_models(project: Path, overrides: Sequence[str], factory: str = "models") -> None:
+    """Run the model server (or, with the factory `features`, the feature server) until SIGTERM; its workers build their own platform."""
     from tidemill.platform.config import load_config
     from tidemill.platform.project import find_project
     from tidemill.serving.run import run
@@ -93,7 +117,7 @@ def serve_models(project: Path, overrides: Sequence[str]) -> None:
     root = find_project(project)
     where = load_config(root, overrides).serving
     os.environ[PROJECT], os.environ[OVERRIDES] = str(root), json.dumps(list(overrides))
-    run("tidemill.cli.web:models", where.host, where.port, where.workers)
+    run(f"tidemill.cli.web:{factory}", where.host, where.port, where.workers)
 
 
 def models() -> Any:
@@ -101,3 +125,10 @@ def models() -> Any:
     from tidemill.platform.root import Platform
 
     return build_models(Platform.open(Path(os.environ[PROJECT]), json.loads(os.environ[OVERRIDES])))
+
+
+def features() -> Any:
+    """The feature server of the same project."""
+    from tidemill.platform.root import Platform
+
+    return build_features(Platform.open(Path(os.environ[PROJECT]), json.loads(os.environ[OVERRIDES])))

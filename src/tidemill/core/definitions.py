@@ -49,14 +49,15 @@ class Entity:
 class Table:
     """A named set of rows with two clocks.
 
-    `source` is a URL (`files:data/landings`). `event_time` and `known_time` name timestamp columns.
+    `source` is a URL (`files:data/landings`), or several whose rows all go into the table (`("files:data/landings", "push:")`).
+    `event_time` and `known_time` name timestamp columns.
     `key` names the columns that identify a row over its corrections: of two rows with one key, the one with
     the greater known time replaces the other from that moment on. Without a key every row stands for itself.
     `pii` names columns that say something about a person: they are never logged or shown in clear.
     """
 
     name: str
-    source: str
+    source: str | tuple[str, ...]
     event_time: str
     known_time: str
     key: str | tuple[str, ...] = ()
@@ -69,6 +70,16 @@ class Table:
         _named("table", self.name)
         for name in ("key", "pii", "tags"):
             _as_tuple(self, name)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The URLs of its sources, maybe none."""
+        return tuple(url for url in ((self.source,) if isinstance(self.source, str) else self.source) if url)
+
+    @property
+    def pushed_as(self) -> str:
+        """The name under which rows are pushed: that of a source `push:NAME`, the table's own for `push:`, empty when none are."""
+        return next((url[5:] or self.name for url in self.sources if url.startswith("push:")), "")
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -329,6 +340,33 @@ class Service:
 
 
 @dataclass(frozen=True, slots=True)
+class FeatureService:
+    """A named set of features that clients read together, without a model; as in Feast.
+
+    `features` mixes feature views, on-demand features and names of single features (`"view:feature"`).
+    """
+
+    name: str
+    features: Sequence[FeatureView | OnDemand | str]
+    description: str = ""
+    owner: str = ""
+    tags: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _named("feature service", self.name)
+
+    @property
+    def views(self) -> tuple[FeatureView, ...]:
+        """The feature views that it names as a whole, in order."""
+        return tuple(f for f in self.features if isinstance(f, FeatureView))
+
+    @property
+    def on_demand(self) -> tuple[OnDemand, ...]:
+        """The on-demand features, in order."""
+        return tuple(f for f in self.features if isinstance(f, OnDemand))
+
+
+@dataclass(frozen=True, slots=True)
 class Definitions:
     """All that a project defines, by name."""
 
@@ -337,6 +375,8 @@ class Definitions:
     labels: Mapping[str, Label] = field(default_factory=dict)
     services: Mapping[str, Service] = field(default_factory=dict)
     pipelines: Mapping[str, Any] = field(default_factory=dict)
+    on_demand: Mapping[str, OnDemand] = field(default_factory=dict)
+    feature_services: Mapping[str, FeatureService] = field(default_factory=dict)
 
     def service(self, name: str | None = None) -> Service:
         """A service by name; without one, the only one there is. Raises `NotFoundError`."""

@@ -10,13 +10,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tidemill.core.definitions import OnDemand, Service
+from tidemill.core.definitions import FeatureService, OnDemand, Service
 from tidemill.core.errors import InvalidError
 
 Columns = dict[str, npt.NDArray[Any]]
 
 
-def apply_on_demand(service: Service, columns: Mapping[str, npt.NDArray[Any]]) -> Columns:
+def apply_on_demand(service: Service | FeatureService, columns: Mapping[str, npt.NDArray[Any]]) -> Columns:
     """Compute a service's on-demand features, in their order, so that one may read those before it.
 
     A function sees one type for one kind of column however many rows there are and whether any is null: numbers and booleans as

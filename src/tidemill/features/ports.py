@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import pyarrow as pa
 
@@ -106,6 +106,36 @@ class FeatureReader(Protocol):
 
     def read(self, views: Sequence[FeatureView], keys: Sequence[Mapping[str, Any]], at_us: int) -> list[dict[str, Any]]:
         """Feature values by full name for each request at time `at_us`; unknown keys give nulls (and 0 for counts). Raises `InvalidError` for a key that a request lacks, and for a time too long ago."""
+        ...
+
+
+class Found(NamedTuple):
+    """What a look-up found of one view for one key.
+
+    `values` by full name, as `FeatureReader.read` answers them. `event_us` is the event time of the newest row behind the view's `latest`
+    features, 0 where there is none any more. `known`: whether any row up to now has named the key.
+    """
+
+    values: dict[str, Any]
+    event_us: int
+    known: bool
+
+
+class FeatureLookup(Protocol):
+    """What a feature server asks: values of the present, and where they stand.
+
+    Guarantees, each checked by `tidemill.testing.lookup.FeatureLookupContract`:
+        equal: the values are those that `FeatureReader.read` gives.
+        told: a key is `known` once a row that has happened names it, and stays so when all its values are past their ttl.
+        fresh: a row that was pushed counts for `latest` features (without `where`) after `look`, before the processor has taken it.
+    """
+
+    def find(self, views: Sequence[FeatureView], keys: Sequence[Mapping[str, Any]], at_us: int) -> list[list[Found]]:
+        """What there is for each request, view by view. Raises `InvalidError` for a key that a request lacks or state of other definitions."""
+        ...
+
+    def look(self) -> None:
+        """See what has been pushed up to now; `find` does so by itself every few hundredths of a second."""
         ...
 
 

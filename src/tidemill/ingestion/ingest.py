@@ -251,7 +251,7 @@ def _profile(table: Table, outcome: _Outcome, profile: Profile, at_us: int) -> d
 
 def _cursor_name(table: Table) -> str:
     """A cursor belongs to a table and its source: another source starts from its own beginning."""
-    return f"cursor:{table.name}:{ids.derive('source', table.source)}"
+    return f"cursor:{table.name}:{ids.derive('source', *table.sources)}"
 
 
 def _cursor(work: _Work) -> str | None:

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from tidemill.core import digests
-from tidemill.core.definitions import Definitions, Entity, FeatureView, Label, Service, Table
+from tidemill.core.definitions import Definitions, Entity, FeatureService, FeatureView, Label, OnDemand, Service, Table
 from tidemill.core.errors import InvalidError, NotFoundError
 
 MODULE = "definitions"
@@ -102,7 +102,10 @@ def collect(values: Mapping[str, Any], where: str) -> Definitions:
 
     found: list[Any] = [v for k, v in values.items() if not k.startswith("__")]
     services = [v for v in found if isinstance(v, Service)]
-    views = [v for v in found if isinstance(v, FeatureView)] + [v for s in services for v in s.views]
+    sets: list[FeatureService] = [v for v in found if isinstance(v, FeatureService)]
+    named: list[Service | FeatureService] = [*services, *sets]
+    views = [v for v in found if isinstance(v, FeatureView)] + [v for s in named for v in s.views]
+    on_demand = [v for v in found if isinstance(v, OnDemand)] + [v for s in named for v in s.on_demand]
     labels = [v for v in found if isinstance(v, Label)] + [s.label for s in services]
     tables = [v for v in found if isinstance(v, Table)] + [v.table for v in views] + [v.table for v in labels] + [s.spine for s in services]
     pipelines = [v for v in found if isinstance(v, Pipeline)] + [s.pipeline for s in services if s.pipeline is not None]
@@ -113,6 +116,8 @@ def collect(values: Mapping[str, Any], where: str) -> Definitions:
         labels=_by_name("label", labels, where),
         services=_by_name("service", services, where),
         pipelines=_by_name("pipeline", pipelines, where),
+        on_demand=_by_name("on-demand feature", on_demand, where),
+        feature_services=_by_name("feature service", sets, where),
     )
     for service in services:
         _fits(service, where)

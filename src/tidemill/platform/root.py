@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tidemill.catalog.ports import Catalog
     from tidemill.cicd.ports import Builder
     from tidemill.core.definitions import Definitions
-    from tidemill.features.ports import FeatureReader, OfflineStore, OnlineStore, StreamProcessor
+    from tidemill.features.ports import FeatureLookup, FeatureReader, OfflineStore, OnlineStore, StreamProcessor
     from tidemill.ingestion.ports import Source, Stream
     from tidemill.ledger.store import Ledger
     from tidemill.monitoring.ports import AlertSink, LabelStore
@@ -176,9 +176,9 @@ class Platform:
         from tidemill.ingestion.embedded import open_source
 
         return {
-            name: open_source(table.source, self.project, table, self.stream)
+            name: open_source(table.sources, self.project, table, self.stream)
             for name, table in self.definitions.tables.items()
-            if table.source
+            if table.sources
         }
 
     @cached_property
@@ -215,6 +215,13 @@ class Platform:
         from tidemill.features.embedded import OnlineReader
 
         return OnlineReader(self.online, self.definitions)
+
+    @cached_property
+    def lookup(self) -> FeatureLookup:
+        """Reads online state and what was pushed since, for a feature server."""
+        from tidemill.features.embedded import OnlineLookup
+
+        return OnlineLookup(self.online, self.definitions, self.stream)
 
     @cached_property
     def tracker(self) -> Tracker:

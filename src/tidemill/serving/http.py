@@ -48,6 +48,7 @@ class Settings:
     Attributes:
         max_body_bytes: a larger body gets 413.
         max_rows: rows in one request.
+        max_keys: keys in one request to the feature server.
         inline_rows: groups up to this size are scored in the event loop, larger ones in a thread.
         poll_s: how often deployments are looked at for a change.
         log_timeout_s: when the log takes longer than this, the answer goes out as `degraded`.
@@ -60,6 +61,7 @@ class Settings:
 
     max_body_bytes: int = 8 << 20
     max_rows: int = 10_000
+    max_keys: int = 50_000
     inline_rows: int = 256
     poll_s: float = 0.5
     log_timeout_s: float = 5.0

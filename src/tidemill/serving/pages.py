@@ -10,6 +10,7 @@ import msgspec
 
 from tidemill.serving import metrics, protocol
 from tidemill.serving.endpoint import Endpoint
+from tidemill.serving.feast import FeatureRoutes
 from tidemill.serving.http import JSON, TEXT
 from tidemill.serving.shadow import Shadows
 from tidemill.serving.writer import LogWriter
@@ -34,8 +35,14 @@ class Pages:
     """The pages without arguments, by path in `at`."""
 
     def __init__(
-        self, endpoints: Mapping[str, Endpoint], writers: Sequence[LogWriter], shadows: Sequence[Shadows], stopping: Callable[[], bool]
+        self,
+        endpoints: Mapping[str, Endpoint],
+        writers: Sequence[LogWriter],
+        shadows: Sequence[Shadows],
+        stopping: Callable[[], bool],
+        features: FeatureRoutes | None = None,
     ) -> None:
+        self._features = features
         self._endpoints = endpoints
         self._writers = writers
         self._shadows = shadows
@@ -79,4 +86,5 @@ class Pages:
             "shadow_failed_total": {"": sum(s.failed for s in self._shadows)},
             "shadow_scored_total": {"": sum(s.scored for s in self._shadows)},
         }
-        return 200, TEXT, metrics.render({n: e.metrics for n, e in self._endpoints.items()}, gauges).encode()
+        text = metrics.render({n: e.metrics for n, e in self._endpoints.items()}, gauges)
+        return 200, TEXT, (text + (self._features.exposition() if self._features is not None else "")).encode()

@@ -17,6 +17,7 @@ from tidemill.core.errors import InvalidError, NotFoundError, TidemillError, not
 from tidemill.core.instants import SECOND_US
 from tidemill.serving import protocol
 from tidemill.serving.endpoint import Endpoint
+from tidemill.serving.feast import FeatureRoutes
 from tidemill.serving.http import CLOSING, JSON, Http, MethodError, Settings, UnauthorisedError, failure, read_body
 from tidemill.serving.pages import Pages, Reply, described, reply
 from tidemill.serving.ports import PredictionLog
@@ -34,8 +35,12 @@ _DRAIN_STEP_S = 0.01
 class ModelServer:
     """An RSGI application that answers for several services; see `build_app`."""
 
-    def __init__(self, scorers: Mapping[str, Scorer], tokens: Tokens | None, *, clock: Clock, settings: Settings) -> None:
+    def __init__(
+        self, scorers: Mapping[str, Scorer], tokens: Tokens | None, *, clock: Clock, settings: Settings, features: FeatureRoutes | None
+    ) -> None:
         self.settings = settings
+        self._features = features
+        self._feature_paths = frozenset(features.at if features is not None else ())
         self.stopping = False
         self.keep_open = False
         self.in_flight = 0
@@ -55,7 +60,7 @@ class ModelServer:
             self.endpoints[name] = Endpoint(scorer, writer, shadows, clock, settings)
         self.writers: Sequence[LogWriter] = tuple(writers.values())
         self._infer_paths = {f"/v2/models/{name}/infer": endpoint for name, endpoint in self.endpoints.items()}
-        self._pages = Pages(self.endpoints, self.writers, tuple(self.shadows.values()), lambda: self.stopping)
+        self._pages = Pages(self.endpoints, self.writers, tuple(self.shadows.values()), lambda: self.stopping, features)
 
     def _writer(self, log: PredictionLog) -> LogWriter:
         return LogWriter(log, self._acknowledge, backlog_rows=self.settings.backlog_rows)
@@ -67,6 +72,8 @@ class ModelServer:
         self._loop = loop
         for endpoint in self.endpoints.values():
             endpoint.bind(loop, self._threads)
+        if self._features is not None:
+            self._features.bind(self._threads)
         self.refresh()
         for writer in self.writers:
             writer.start()
@@ -138,6 +145,13 @@ class ModelServer:
         endpoint = self._infer_paths.get(scope.path)
         if endpoint is not None and scope.method == "POST":
             await self._infer(scope, http, endpoint, None)
+            return
+        if self._features is not None and scope.path in self._feature_paths:
+            self.in_flight += 1
+            try:
+                await self._features.answer(scope, http, self._authorise, closing=self.stopping)
+            finally:
+                self.in_flight -= 1
             return
         try:
             status, headers, body = await self._other(scope, http)
@@ -228,7 +242,14 @@ class ModelServer:
         return any(writer.degraded for writer in self.writers)
 
 
-def build_app(scorers: Mapping[str, Scorer], tokens: Tokens | None, *, clock: Clock, settings: Settings | None = None) -> ModelServer:
+def build_app(
+    scorers: Mapping[str, Scorer],
+    tokens: Tokens | None,
+    *,
+    clock: Clock,
+    settings: Settings | None = None,
+    features: FeatureRoutes | None = None,
+) -> ModelServer:
     """The RSGI application that serves each scorer under its service's name.
 
     Args:
@@ -236,8 +257,9 @@ def build_app(scorers: Mapping[str, Scorer], tokens: Tokens | None, *, clock: Cl
         tokens: who may ask; None asks for no token (only for a server that nobody else can reach).
         clock: when a request is answered.
         settings: limits and intervals.
+        features: answers Feast's feature server protocol beside the models, or without any.
     """
-    return ModelServer(scorers, tokens, clock=clock, settings=settings or Settings())
+    return ModelServer(scorers, tokens, clock=clock, settings=settings or Settings(), features=features)
 
 
 def _new_id() -> str:

@@ -68,7 +68,7 @@ def test_a_folder_that_is_not_there_yet_is_empty(tmp_path: Path) -> None:
         ("files:../other", RefusedError, "leaves the project"),
         ("files:data/../../other", RefusedError, "leaves the project"),
         ("push:", InvalidError, "on a stack that has a stream"),
-        ("push:t", InvalidError, "must be just 'push:'"),
+        ("push:t", InvalidError, "on a stack that has a stream"),
         ("sqlite://host/x.db", InvalidError, "names no file"),
         ("sqlite:///x.db?tabel=y", InvalidError, "unknown option 'tabel'"),
         ("sqlite:///x.db?table=y;drop", InvalidError, "is no plain SQL name"),

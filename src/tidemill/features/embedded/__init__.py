@@ -1,8 +1,9 @@
 """The embedded feature stores: DuckDB and NumPy offline, SQLite and in-process tiles online."""
 
+from tidemill.features.embedded.lookup import OnlineLookup
 from tidemill.features.embedded.offline import DuckOfflineStore
 from tidemill.features.embedded.online import SqliteOnlineStore
 from tidemill.features.embedded.processor import TileProcessor
 from tidemill.features.embedded.reader import OnlineReader
 
-__all__ = ["DuckOfflineStore", "OnlineReader", "SqliteOnlineStore", "TileProcessor"]
+__all__ = ["DuckOfflineStore", "OnlineLookup", "OnlineReader", "SqliteOnlineStore", "TileProcessor"]

@@ -1,9 +1,10 @@
-"""A folder of files as a source: one file is one batch.
+"""A folder of files, or one file, as a source: one file is one batch.
 
 When a file is available its name says. A name that starts with an ISO date (`2013-05-14.parquet`, `2013-05-14.r1.parquet`) counts from
 the END of that UTC day, one that starts with an ISO date and time (`2013-05-14T1200.parquet`, `2013-05-14T12:00:30.csv`) from that
 instant; any other name from the file's modification time. Files are read in the order (available, name). A file is written once:
-write it under another name first (starting with `.` or `_`, or ending in `.part` or `.tmp`: those are passed over), then rename it.
+write it under another name first (starting with `.` or `_`, or ending in `.part` or `.tmp`: those are passed over), then rename it. A file that is written
+anew is a new batch: its rows come in again, beside the old ones.
 """
 
 import os
@@ -32,7 +33,7 @@ class _File:
 
 
 class FilesSource:
-    """A `Source` over the files right in a folder.
+    """A `Source` over the files right in a folder, or over the one file that `folder` is.
 
     A cursor is the last file read, with a digest of the names up to it. When those names change (a day delivered late, old files
     removed), everything up to the cursor is given once more: the reader knows batches by their id, so nothing is taken twice and
@@ -54,6 +55,8 @@ class FilesSource:
     def _list(self, until_us: int) -> list[_File]:
         """Every file that has come as a batch, in order."""
         try:
+            if self._folder.is_file():
+                return [f for f in (_File(_available_us(self._folder), self._folder.name),) if f.available_us <= until_us]
             with os.scandir(self._folder) as entries:
                 found = [_File(_available_us(entry), entry.name) for entry in entries if _is_batch(entry.name) and entry.is_file()]
         except FileNotFoundError:
@@ -63,7 +66,7 @@ class FilesSource:
         return sorted((file for file in found if file.available_us <= until_us), key=lambda file: (file.available_us, file.name))
 
     def _batch(self, file: _File, cursor: str) -> Batch:
-        path = self._folder / file.name
+        path = self._folder if self._folder.is_file() else self._folder / file.name
         try:
             data = path.read_bytes()
         except OSError as exc:
@@ -82,7 +85,7 @@ def _is_batch(name: str) -> bool:
     return suffix(name) in READERS and name[0] not in "._"
 
 
-def _available_us(entry: "os.DirEntry[str]") -> int:
+def _available_us(entry: "os.DirEntry[str] | Path") -> int:
     """When a file came, by its name or else by its modification time."""
     stamp = stamp_us(entry.name)
     return entry.stat().st_mtime_ns // 1000 if stamp is None else stamp

@@ -1,6 +1,8 @@
 """From a table's source URL to its source."""
 
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -9,28 +11,33 @@ from tidemill.core.errors import InvalidError, RefusedError, not_found
 from tidemill.core.instants import parse_duration
 from tidemill.ingestion.embedded.files import FilesSource
 from tidemill.ingestion.embedded.sqlite import SqliteSource
+from tidemill.ingestion.merged import MergedSource
 from tidemill.ingestion.ports import Source, Stream
 from tidemill.ingestion.pushed import PushedSource
 
 SCHEMES = ("files", "push", "sqlite")
+_PUSHED = re.compile(r"[A-Za-z0-9_.-]{0,100}")
 
 
-def open_source(url: str, project: Path, table: Table, stream: Stream | None = None) -> Source:
-    """Open `files:FOLDER`, `sqlite:///FILE?table=NAME&every=1d` or `push:`; relative paths are below `project`.
+def open_source(url: str | Sequence[str], project: Path, table: Table, stream: Stream | None = None) -> Source:
+    """Open `files:FOLDER_OR_FILE`, `sqlite:///FILE?table=NAME&every=1d` or `push:` (`push:NAME`); relative paths are below `project`.
 
-    `stream` is where pushed rows are.
+    Of several URLs the batches are given together. `stream` is where pushed rows are.
 
     Raises `InvalidError` for a URL that says too little or too much, `NotFoundError` for an unknown scheme, `RefusedError` for a relative path
     that leaves the project.
     """
+    if not isinstance(url, str):
+        parts = [open_source(part, project, table, stream) for part in url]
+        return parts[0] if len(parts) == 1 else MergedSource(parts)
     scheme, colon, rest = url.partition(":")
     if not colon or scheme not in SCHEMES:
         raise not_found("scheme of sources", scheme if colon else url, SCHEMES)
     if scheme == "files":
         return FilesSource(_inside(project, rest, url), table)
     if scheme == "push":
-        if rest or stream is None:
-            raise InvalidError(f"the source {url!r} of table {table.name!r} must be just 'push:', on a stack that has a stream")
+        if stream is None or not _PUSHED.fullmatch(rest):
+            raise InvalidError(f"the source {url!r} of table {table.name!r} must be 'push:' or 'push:NAME', on a stack that has a stream")
         return PushedSource(stream, table)
     return _sqlite(url, project, table)
 

@@ -1,0 +1,64 @@
+"""Online state as a feature server asks for it: values of the present with where they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tidemill.core.definitions import Definitions, FeatureView
+from tidemill.features.embedded.plans import Plans, key_text, request_key
+from tidemill.features.embedded.tail import Tail
+from tidemill.features.embedded.tiles import ViewPlan
+from tidemill.features.ports import Found, OnlineStore
+from tidemill.ingestion.ports import Stream
+
+
+class OnlineLookup:
+    """A `FeatureLookup` of what a processor in another process has committed, and of what was pushed since.
+
+    Where the writer's clock is ahead of `at_us` (two machines), the writer's counts.
+    """
+
+    def __init__(self, online: OnlineStore, definitions: Definitions, stream: Stream | None = None) -> None:
+        self._online = online
+        self._plans = Plans(definitions)
+        self.tail = Tail(stream, definitions.views.values()) if stream is not None else None
+        cursors = online.cursors()
+        for table in self._plans.tables:
+            self._plans.load(table, online, cursors)
+
+    def find(self, views: Sequence[FeatureView], keys: Sequence[Mapping[str, Any]], at_us: int) -> list[list[Found]]:
+        """What there is for each request, view by view."""
+        plans = [self._plans.of(v) for v in views]
+        asked = [[request_key(plan, request) for plan in plans] for request in keys]
+        texts = {key: key_text(key) for row in asked for key in row}
+        wanted = [(plan.view.name, texts[key]) for row in asked for plan, key in zip(plans, row, strict=True) if key is not None]
+        if self.tail is not None:
+            self.tail.look()
+        bodies = iter(self._online.read(wanted))
+        return [
+            [self._found(plan, key, None if key is None else next(bodies), at_us) for plan, key in zip(plans, row, strict=True)]
+            for row in asked
+        ]
+
+    def look(self) -> None:
+        """See what has been pushed up to now."""
+        if self.tail is not None:
+            self.tail.look(now=True)
+
+    def _found(self, plan: ViewPlan, key: Any, body: bytes | None, at_us: int) -> Found:
+        state, values = plan.unpack(body), dict[str, Any]()
+        at = max(at_us, state.clock)
+        newest = state.newest[-1] if state.newest else None
+        plan.advance(state, at)
+        plan.read(state, at, values)
+        newest = state.newest[-1] if state.newest else newest
+        event, known = (newest[0], newest[1]) if newest is not None else (0, 0)
+        told = body is not None and (newest is not None or not state.ahead or any(state.tiles))
+        if self.tail is not None and not self.tail.empty and key is not None:
+            row = self.tail.newest(plan.view.name, key, at, (event, known))
+            if row is not None:
+                event, told = row.event_us, True
+                for name, value in row.values.items():
+                    values[name] = value if at - event <= self.tail.ttl_us[name] else None
+        return Found(values, event, told)
