@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from tests.support.serving_kit import Reply, Scope
+from tidemill.core.aggregates import count, latest
 from tidemill.core.clock import ReplayClock
-from tidemill.core.definitions import Definitions, Entity, FeatureService, FeatureView, OnDemand, Table, count, latest
+from tidemill.core.definitions import Definitions, Entity, FeatureService, FeatureView, OnDemand, Table
 from tidemill.core.instants import HOUR_US, SECOND_US
 from tidemill.features import apply_on_demand
 from tidemill.features.embedded import OnlineLookup, SqliteOnlineStore, TileProcessor

@@ -10,7 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from tidemill.core.definitions import Definitions, Entity, FeatureView, Table, count, latest
+from tidemill.core.aggregates import count, latest
+from tidemill.core.definitions import Definitions, Entity, FeatureView, Table
 from tidemill.core.errors import InvalidError
 from tidemill.core.instants import HOUR_US, SECOND_US, format_instant
 from tidemill.features.ports import FeatureLookup, FeatureReader, Found, StreamProcessor

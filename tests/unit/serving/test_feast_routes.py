@@ -136,7 +136,7 @@ def test_plans_are_compiled_once_and_bounded(kit: FeastKit) -> None:
     assert next(iter(kit.reader._plans.values())) is plan
 
 
-PUSHED = {
+PUSHED: dict[str, list[Any]] = {
     "courier": [1, 7],
     "happened": ["2023-11-14T22:13:00", "2023-11-14T22:12:00+00:00"],
     "trips": [77, 5],
