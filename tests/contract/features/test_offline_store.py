@@ -9,3 +9,11 @@ class TestDuckOfflineStore(OfflineStoreContract):
     @pytest.fixture
     def store(self) -> OfflineStore:
         return DuckOfflineStore()
+
+
+class TestDuckOfflineStoreInParts(OfflineStoreContract):
+    """The same for tables that go through memory in parts."""
+
+    @pytest.fixture
+    def store(self) -> OfflineStore:
+        return DuckOfflineStore(rows_at_once=3)

@@ -17,7 +17,7 @@ def test_accumulate_equals_a_loop(items: list[tuple[int, int]], queries: list[tu
     left, right = (np.array([min(q[i], len(items)) for q in queries]) for i in (0, 1))
     until = np.array([q[2] for q in queries])
     for operation, identity in ((np.add, 0.0), (np.minimum, np.inf), (np.maximum, -np.inf)):
-        found = accumulate(left, right, until, time, values, operation, identity)
+        found = accumulate(left, right, until, time, [values], operation, identity)[0]
         for i, (a, b, t) in enumerate(zip(left, right, until, strict=True)):
             assert found[i] == operation.reduce(values[a:b][time[a:b] <= t], initial=identity)
 

@@ -16,12 +16,12 @@ import numpy.typing as npt
 
 from tidemill.features.embedded.source import Float64, Int64
 
-_BITS = 30
+BITS = 30
 """Bits of a part: 2^33 of them add up within 63 bits."""
 
 
-def split(values: Float64) -> tuple[list[Int64], int]:
-    """Write finite floats as sum of `parts[i] * 2**(base + 30 i)`, exactly; NaN counts as zero."""
+def split(values: Float64, bits: int = BITS) -> tuple[list[Int64], int]:
+    """Write finite floats as sum of `parts[i] * 2**(base + bits i)`, exactly; NaN counts as zero. 2**(63 - bits) of them can be added."""
     values = np.nan_to_num(values, nan=0.0)
     mantissa, exponent = np.frexp(values[values != 0])
     if not len(mantissa):
@@ -31,8 +31,8 @@ def split(values: Float64) -> tuple[list[Int64], int]:
     base, top = int((exponent - 53 + lowest).min()), int(exponent.max())
     parts: list[Int64] = []
     rest = values
-    for i in reversed(range(max(1, -(-(top - base) // _BITS)))):
-        shift = base + _BITS * i
+    for i in reversed(range(max(1, -(-(top - base) // bits)))):
+        shift = base + bits * i
         part = np.trunc(np.ldexp(rest, -shift))
         rest = rest - np.ldexp(part, shift)
         parts.append(part.astype(np.int64))
@@ -45,17 +45,22 @@ def split_squares(parts: Sequence[Int64], base: int) -> tuple[list[Int64], int]:
     for i, one in enumerate(parts):
         for j, other in enumerate(parts):
             product = one * other
-            high = product >> _BITS
-            squares[i + j] += product - (high << _BITS)
+            high = product >> BITS
+            squares[i + j] += product - (high << BITS)
             squares[i + j + 1] += high
     return squares, 2 * base
+
+
+def bits_for(count: int) -> int:
+    """How wide parts may be for `count` of them to be added within 63 bits: the wider, the fewer."""
+    return min(62 - count.bit_length(), 50)
 
 
 def whole(parts: Sequence[Int64]) -> npt.NDArray[np.object_]:
     """Sums of parts as Python integers, in units of `2**base`."""
     total = np.zeros(len(parts[0]), dtype=object)
     for i, part in enumerate(parts):
-        total = total + part.astype(object) * (1 << (_BITS * i))
+        total = total + part.astype(object) * (1 << (BITS * i))
     return total
 
 
@@ -71,16 +76,16 @@ def deviation(count: int, total: int, squares: int, base: int) -> float:
         return math.inf
 
 
-def join(parts: Sequence[Int64], base: int) -> Float64:
+def join(parts: Sequence[Int64], base: int, bits: int = BITS) -> Float64:
     """Round sums of what `split` gave to float64."""
     parts = list(parts)
     for i in range(len(parts) - 1):
-        parts[i + 1] = parts[i + 1] + (parts[i] >> _BITS)
-        parts[i] = parts[i] & ((1 << _BITS) - 1)
+        parts[i + 1] = parts[i + 1] + (parts[i] >> bits)
+        parts[i] = parts[i] & ((1 << bits) - 1)
     with np.errstate(over="ignore"):
         total = np.zeros(len(parts[0]))
         for i in reversed(range(len(parts))):
-            total = total + np.ldexp(parts[i].astype(np.float64), base + _BITS * i)
+            total = total + np.ldexp(parts[i].astype(np.float64), base + bits * i)
     return np.asarray(total, dtype=np.float64)
 
 

@@ -9,10 +9,10 @@ from typing import Any, Literal
 import duckdb
 
 from tidemill.core.aggregates import Aggregate
-from tidemill.core.definitions import FeatureView
+from tidemill.core.definitions import FeatureView, Table
 from tidemill.core.errors import InvalidError
 from tidemill.features.embedded.fields import conditions, fields_of, quote
-from tidemill.features.embedded.source import check_columns, query
+from tidemill.features.embedded.source import FOREVER, ORDER, check_columns, relation
 from tidemill.features.ports import AT, SourceRow
 from tidemill.versioning.ports import Scan
 
@@ -31,7 +31,7 @@ def explain(db: duckdb.DuckDBPyConnection, row: Mapping[str, Any], view: Feature
         return []
     masks = {where: f"_w{i}" for i, where in enumerate(conditions(fields_of([view])))}
     whole = {name: quote(name) for name in scan.schema.names} | {name: name for name in masks.values()}
-    text = query(view.table, scan, whole, 2**62, where=masks, distinct=True)
+    text = _query(view.table, scan, whole, 2**62, where=masks, distinct=True)
     keys = " AND ".join(f"{quote(k)} = ?" for k in view.keys)
     near = f"SELECT * FROM ({text}) WHERE {keys} ORDER BY abs(_event - ?), _order LIMIT ?"
     params = [list(scan.paths), *(row[k] for k in view.keys), at, max(limit * 4, 1000)]
@@ -76,3 +76,37 @@ def _reaches(a: Aggregate, event: int, at: int) -> bool:
 def _source_row(view: FeatureView, row: Mapping[str, Any], use: Use) -> SourceRow:
     values = {k: v for k, v in row.items() if k not in _INTERNAL and not _MASK.fullmatch(k)}
     return SourceRow(view.name, view.table.name, values, row["_event"], row["_known"], use)
+
+
+def _query(
+    table: Table, scan: Scan, picked: dict[str, str], until_us: int, *, where: Mapping[str, str] | None = None, distinct: bool = False
+) -> str:
+    """The SQL that finds rows, ingestion order and revisions; one parameter, the list of files.
+
+    `where` names a boolean column for each condition, for the expressions in `picked`. With `distinct`, rows that are equal in every
+    column count once, as the first of them; `_doubt` marks rows that may need it.
+    """
+    event, known = (f"epoch_us({quote(c)}::TIMESTAMPTZ)" for c in (table.event_time, table.known_time))
+    whole = ", ".join(quote(c) for c in scan.schema.names)
+    columns = ", ".join(f"{expression} AS {quote(name)}" for name, expression in picked.items())
+    key = "".join(f", {quote(k)} AS _key{i}" for i, k in enumerate(table.keys))
+    same = f", hash({whole}) AS _same" if distinct else ""
+    raw = f"""SELECT {columns}, {event} AS _event, {known} AS _known,
+                     {ORDER} AS _order{key}{same}
+              FROM {relation(scan, where or {})} WHERE {known} <= {until_us}"""
+    once = (
+        "SELECT * FROM raw QUALIFY row_number() OVER (PARTITION BY _known, _event, _same ORDER BY _order) = 1"
+        if distinct
+        else "SELECT * FROM raw"
+    )
+    end, doubt = str(FOREVER), "true"
+    if table.keys:
+        names = [f"_key{i}" for i in range(len(table.keys))]
+        whole_key = " AND ".join(f"{n} IS NOT NULL" for n in names)
+        following = f"lead(_known) OVER (PARTITION BY {', '.join(names)} ORDER BY _known, _order)"
+        doubt = f"NOT ({whole_key}) OR _end = _known"
+        end = f"CASE WHEN {whole_key} THEN coalesce({following}, {FOREVER}) ELSE {FOREVER} END"
+    kept = ", ".join(quote(name) for name in picked)
+    return f"""WITH raw AS ({raw}), once AS ({once}), revised AS (SELECT *, {end} AS _end FROM once)
+               SELECT {kept}, _event, _known, greatest(_event, _known) AS _visible, _end::BIGINT AS _end, _order, {doubt} AS _doubt
+               FROM revised WHERE _event IS NOT NULL"""

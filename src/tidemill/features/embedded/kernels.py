@@ -9,10 +9,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from tidemill.features.embedded.exact import deviation, join, split, split_squares, whole
+from tidemill.features.embedded.exact import BITS, bits_for, deviation, join, split, split_squares, whole
 from tidemill.features.embedded.source import FOREVER, Float64, Int64
-from tidemill.features.embedded.timeline import Timeline, accumulate, expand
+from tidemill.features.embedded.timeline import Timeline, accumulate, expand, untied
 
 _PAIRS = 4_000_000
 
@@ -32,7 +33,7 @@ class Keyed:
 
 @dataclass(frozen=True, slots=True)
 class Queries:
-    """Spine rows: the code of their entity (no -1) and their time."""
+    """Spine rows: the code of their entity (no -1) and their time, sorted by both, so that searching goes from left to right."""
 
     code: Int64
     at: Int64
@@ -46,10 +47,11 @@ class Summed:
     parts: list[Int64]
     squares: list[Int64]
     base: int
+    bits: int
 
     def total(self) -> Float64:
         """The sums, rounded once."""
-        return join(self.parts, self.base)
+        return join(self.parts, self.base, self.bits)
 
     def deviation(self) -> Float64:
         """Standard deviations with n - 1; NaN for fewer than two values."""
@@ -64,30 +66,34 @@ class Summed:
 class Sums:
     """Row counts, and counts and exact sums of non-null values, over any window of one view.
 
-    A row is two *changes*: its values come in when it becomes visible and go out when it is superseded, both under its event time.
-    The window (lo, t] at t holds the changes made by t, less those of events up to lo. The latter are looked up by event time
-    alone, which also counts changes made after t; those have waited for longer than the window is wide, are few, and are put back.
+    Nearly all rows are *punctual*: they count from the moment of their event and for ever, so those of a window are neighbours in one
+    line. Any other row is two *changes*: its values come in when it becomes visible and go out when it is superseded, both under its
+    event time. The window (lo, t] at t holds the changes made by t, less those of events up to lo. The latter are looked up by event
+    time alone, which also counts changes made after t; those have waited for longer than the window is wide, are few, and are put back.
     """
 
     def __init__(self, rows: Keyed, measures: Sequence[Float64], squared: Collection[int] = ()) -> None:
         """`measures`: a column of numbers each, NaN for none; `squared`: places of those whose squares are summed as well."""
-        out = np.flatnonzero(rows.end != FOREVER)
-        self._code = np.concatenate([rows.code, rows.code[out]])
-        self._event = np.concatenate([rows.event, rows.event[out]])
-        self._made = np.concatenate([rows.visible, rows.end[out]])
         self._codes = rows.codes
-        self._bases: list[int] = []
-        self._parts: list[int] = []
-        columns = [np.ones(len(rows.code), dtype=np.int64)]
-        self._squares: list[int] = []
+        self._columns: list[_Measure] = []
+        columns: list[Int64 | None] = [None]
         for i, values in enumerate(measures):
-            parts, base = split(values)
+            bits = BITS if i in squared else bits_for(len(values))
+            parts, base = split(values, bits)
             squares = split_squares(parts, base)[0] if i in squared else []
-            columns += [(~np.isnan(values)).astype(np.int64), *parts, *squares]
-            self._bases.append(base)
-            self._parts.append(len(parts))
-            self._squares.append(len(squares))
-        self._changes = [np.concatenate([c, -c[out]]) for c in columns]
+            there = ~np.isnan(values)
+            columns += [None if there.all() else there.astype(np.int64), *parts, *squares]
+            self._columns.append(_Measure(len(parts), len(squares), base, bits))
+        regular = punctual(rows)
+        self._line, self._line_sums = _line(rows, regular, columns)
+        odd = np.flatnonzero(~regular)
+        out = odd[rows.end[odd] != FOREVER]
+        self._code = np.concatenate([rows.code[odd], rows.code[out]])
+        self._event = np.concatenate([rows.event[odd], rows.event[out]])
+        self._made = np.concatenate([rows.visible[odd], rows.end[out]])
+        signs = np.concatenate([np.ones(len(odd), dtype=np.int64), -np.ones(len(out), dtype=np.int64)])
+        both = np.concatenate([odd, out])
+        self._changes = [signs if c is None else c[both] * signs for c in columns]
         self._by_made = Timeline(self._code, self._made, rows.codes)
         self._by_event = Timeline(self._code, self._event, rows.codes)
         self._made_sums = [_prefix(c, self._by_made.order) for c in self._changes]
@@ -96,16 +102,21 @@ class Sums:
     def window(self, queries: Queries, over: int, hop: int) -> list[Summed]:
         """Per query: the number of rows, then for each measure its non-null values, their sum and what their deviation needs."""
         low = (queries.at - over) // hop * hop
-        until = self._by_made.find(queries.code, queries.at)
-        from_ = self._by_event.find(queries.code, low)
-        made, old = self._by_made.start(queries.code), self._by_event.start(queries.code)
-        found = [m[until] - m[made] - e[from_] + e[old] for m, e in zip(self._made_sums, self._event_sums, strict=True)]
-        self._put_back(found, queries, low, over)
-        answer = [Summed(found[0], [], [], 0)]
+        left, right = self._line.find(queries.code, low), self._line.find(queries.code, queries.at)
+        found = [right - left if s is None else s[right] - s[left] for s in self._line_sums]
+        if len(self._code):
+            until, from_ = self._by_made.find(queries.code, queries.at), self._by_event.find(queries.code, low)
+            made, old = self._by_made.start(queries.code), self._by_event.start(queries.code)
+            for sums, m, e in zip(found, self._made_sums, self._event_sums, strict=True):
+                sums += m[until] - m[made] - e[from_] + e[old]
+            self._put_back(found, queries, low, over)
+        answer = [Summed(found[0], [], [], 0, BITS)]
         at = 1
-        for base, parts, squares in zip(self._bases, self._parts, self._squares, strict=True):
-            answer.append(Summed(found[at], found[at + 1 : at + 1 + parts], found[at + 1 + parts : at + 1 + parts + squares], base))
-            at += 1 + parts + squares
+        for measure in self._columns:
+            squares = at + 1 + measure.parts
+            end = squares + measure.squares
+            answer.append(Summed(found[at], found[at + 1 : squares], found[squares:end], measure.base, measure.bits))
+            at = end
         return answer
 
     def _put_back(self, found: list[Int64], queries: Queries, low: Int64, over: int) -> None:
@@ -117,10 +128,33 @@ class Sums:
         left, right = line.start(queries.code), line.find(queries.code, low)
         some = np.flatnonzero(left < right)
         left, right, at = left[some], right[some], queries.at[some]
-        for sums, changes in zip(found, self._changes, strict=True):
-            prefix = np.concatenate([[0], np.cumsum(changes[late])])
-            known = accumulate(left, right, at, self._made[late], changes[late], np.add, 0)
+        columns = [c[late] for c in self._changes]
+        for sums, column, known in zip(found, columns, accumulate(left, right, at, self._made[late], columns, np.add, 0), strict=True):
+            prefix = np.concatenate([[0], np.cumsum(column)])
             sums[some] += prefix[right] - prefix[left] - known
+
+
+@dataclass(frozen=True, slots=True)
+class _Measure:
+    """How a measure is summed: its columns of parts and of squares, and what they stand for."""
+
+    parts: int
+    squares: int
+    base: int
+    bits: int
+
+
+def punctual(rows: Keyed) -> npt.NDArray[np.bool_]:
+    """Which rows count from their event time on, and for ever."""
+    return np.asarray((rows.visible == rows.event) & (rows.end == FOREVER))
+
+
+def _line(rows: Keyed, regular: npt.NDArray[np.bool_], columns: Sequence[Int64 | None]) -> tuple[Timeline, list[Int64 | None]]:
+    """Punctual rows by event time, with running sums; None where every row counts one."""
+    picked = np.flatnonzero(regular)
+    line = Timeline(rows.code[picked], rows.event[picked], rows.codes)
+    order = picked[line.order]
+    return line, [None if c is None else _prefix(c, order) for c in columns]
 
 
 def _prefix(changes: Int64, order: Int64) -> Int64:
@@ -131,14 +165,19 @@ def extremes(rows: Keyed, values: Float64, queries: Queries, over: int, hop: int
     """Least or greatest non-null value in the window, NaN where there is none."""
     operation, identity = (np.minimum, np.inf) if least else (np.maximum, -np.inf)
     low = (queries.at - over) // hop * hop
-    result = np.full(len(queries.at), identity)
-    lasting = np.flatnonzero((rows.end == FOREVER) & ~np.isnan(values))
+    there = ~np.isnan(values)
+    regular = punctual(rows)
+    picked = np.flatnonzero(there & regular)
+    line = Timeline(rows.code[picked], rows.event[picked], rows.codes)
+    left, right = line.find(queries.code, low), line.find(queries.code, queries.at)
+    result = _of_ranges(values[picked[line.order]], left, right, operation, identity)
+    lasting = np.flatnonzero((rows.end == FOREVER) & there & ~regular)
     if len(lasting):
         line = Timeline(rows.code[lasting], rows.event[lasting], rows.codes)
         kept = lasting[line.order]
         left, right = line.find(queries.code, low), line.find(queries.code, queries.at)
-        result = np.asarray(accumulate(left, right, queries.at, rows.visible[kept], values[kept], operation, identity), dtype=np.float64)
-    passing = np.flatnonzero((rows.end != FOREVER) & ~np.isnan(values))
+        result = operation(result, accumulate(left, right, queries.at, rows.visible[kept], [values[kept]], operation, identity)[0])
+    passing = np.flatnonzero((rows.end != FOREVER) & there)
     if len(passing):
         line = Timeline(rows.code[passing], rows.event[passing], rows.codes)
         kept = passing[line.order]
@@ -153,9 +192,23 @@ def extremes(rows: Keyed, values: Float64, queries: Queries, over: int, hop: int
     return np.where(np.isinf(result), np.nan, result)
 
 
+def _of_ranges(values: Float64, left: Int64, right: Int64, operation: np.ufunc, identity: float) -> Float64:
+    """Least or greatest of `values[left:right]` for each query, by a table of powers of two, of which one level at a time is kept."""
+    result = np.full(len(left), identity)
+    width = right - left
+    level = np.frexp(width.astype(np.float64))[1] - 1  # floor of the logarithm
+    table = values
+    for k in range(int(level.max(initial=-1)) + 1):
+        if k:
+            table = operation(table[: -(1 << (k - 1))], table[1 << (k - 1) :])
+        take = np.flatnonzero((level == k) & (width > 0))
+        result[take] = operation(table[left[take]], table[right[take] - (1 << k)])
+    return result
+
+
 def ranks(rows: Keyed) -> tuple[Int64, Int64]:
     """Rows by (entity, event, known, order), and the place of each row in that order."""
-    ranked = np.lexsort((rows.order, rows.known, rows.event, rows.code))
+    ranked = untied(Timeline(rows.code, rows.event, rows.codes), (rows.known, rows.order))
     rank = np.empty_like(ranked)
     rank[ranked] = np.arange(len(ranked))
     return ranked, rank
@@ -176,18 +229,32 @@ def newest(rows: Keyed, queries: Queries, ttl: int) -> Int64:
     best = np.full(len(queries.at), -1, dtype=np.int64)
     if not len(rows.code):
         return best
-    ranked, rank = ranks(rows)
-    lasting = np.flatnonzero(rows.end == FOREVER)
-    if len(lasting):
-        line = Timeline(rows.code[lasting], rows.visible[lasting], rows.codes)
-        running = np.maximum.accumulate(rank[lasting[line.order]])
-        place = line.find(queries.code, queries.at)
-        some = place > line.start(queries.code)
-        best[some] = running[place[some] - 1]
-    _among_superseded(rows, ranked, rank, queries, best, ttl)
+    line = Timeline(rows.code, rows.event, rows.codes)
+    ranked = untied(line, (rows.known, rows.order))
+    regular = punctual(rows)
+    last = np.maximum.accumulate(np.where(regular[ranked], np.arange(len(ranked)), -1))
+    place = line.find(queries.code, queries.at)
+    start = line.start(queries.code)
+    some = place > start
+    best[some] = np.where(last[place[some] - 1] >= start[some], last[place[some] - 1], -1)
+    if not regular.all():
+        rank = np.empty_like(ranked)
+        rank[ranked] = np.arange(len(ranked))
+        _among_late(rows, rank, np.flatnonzero((rows.end == FOREVER) & ~regular), queries, best)
+        _among_superseded(rows, ranked, rank, queries, best, ttl)
     found = np.where(best >= 0, ranked[best], -1)
     fresh = (found >= 0) & (queries.at - rows.event[found] <= ttl)
     return np.where(fresh, found, -1)
+
+
+def _among_late(rows: Keyed, rank: Int64, late: Int64, queries: Queries, best: Int64) -> None:
+    """Raise `best` to rows that became visible after their event."""
+    if len(late):
+        line = Timeline(rows.code[late], rows.visible[late], rows.codes)
+        running = np.maximum.accumulate(rank[late[line.order]])
+        place = line.find(queries.code, queries.at)
+        some = place > line.start(queries.code)
+        best[some] = np.maximum(best[some], running[place[some] - 1])
 
 
 def _among_superseded(rows: Keyed, ranked: Int64, rank: Int64, queries: Queries, best: Int64, ttl: int) -> None:

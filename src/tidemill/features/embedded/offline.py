@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -19,21 +21,26 @@ from tidemill.features.embedded.answers import ZERO, answers
 from tidemill.features.embedded.explain import explain
 from tidemill.features.embedded.fields import is_number
 from tidemill.features.embedded.kernels import Keyed, Queries
-from tidemill.features.embedded.source import Rows, load
-from tidemill.features.embedded.timeline import encode
+from tidemill.features.embedded.load import Loader, spine_parts
+from tidemill.features.embedded.source import Int64, Rows
+from tidemill.features.embedded.timeline import Timeline, encode
 from tidemill.features.formula import Formula, formulas
 from tidemill.features.ports import AT, SourceRow
 from tidemill.versioning.ports import Scan
+
+_BEFORE_ALL = -(2**62)
 
 
 class DuckOfflineStore:
     """An `OfflineStore` over Parquet files: DuckDB reads and orders them, NumPy answers.
 
-    `memory_limit` is DuckDB's; beyond it, it spills to the system's folder for temporary files.
+    `memory_limit` is DuckDB's; beyond it, it spills to the system's folder for temporary files. A table with more than `rows_at_once`
+    rows goes through memory in parts of its entities.
     """
 
-    def __init__(self, *, threads: int = 2, memory_limit: str = "1GB") -> None:
-        spill = Path(tempfile.gettempdir()) / f"tidemill-duckdb-{os.getpid()}"
+    def __init__(self, *, threads: int = 2, memory_limit: str = "1GB", rows_at_once: int = 8_000_000) -> None:
+        self._rows_at_once = rows_at_once
+        self._spill = spill = Path(tempfile.gettempdir()) / f"tidemill-duckdb-{os.getpid()}"
         config: dict[str, str | bool | int | float | list[str]] = {
             "threads": threads,
             "memory_limit": memory_limit,
@@ -44,21 +51,40 @@ class DuckOfflineStore:
     def join(self, spine: pa.Table, views: Sequence[FeatureView], scans: Mapping[str, Scan]) -> pa.Table:
         _check_spine(spine, views)
         at = pc.cast(spine[AT], pa.timestamp("us", "UTC"), safe=False).cast(pa.int64())
-        until = pc.max(at).as_py()
+        last = pc.max(at).as_py()
+        until = _BEFORE_ALL if last is None else last
         times = np.asarray(pc.fill_null(at, 0).to_numpy(), dtype=np.int64)
-        absent = np.asarray(pc.is_null(at).to_numpy(), dtype=bool)
+        rows = SpineRows(spine, times, np.asarray(pc.is_null(at).to_numpy(), dtype=bool))
         columns: dict[str, pa.ChunkedArray | pa.Array] = {}
         for name in dict.fromkeys(v.table.name for v in views):
             if name not in scans:
                 raise not_found("scan of table", name, scans)
-            mine = [v for v in views if v.table.name == name]
-            rows = load(self._db.cursor(), scans[name], mine[0].table, mine, -(2**62) if until is None else until)
-            for view in mine:
-                columns |= _view(spine, times, absent, view, rows)
+            columns |= self._table(rows, [v for v in views if v.table.name == name], scans[name], until)
         for view in views:
             for column in view.columns:
                 spine = spine.append_column(column, columns[column])
         return spine
+
+    def _table(self, rows: SpineRows, views: Sequence[FeatureView], scan: Scan, until: int) -> dict[str, pa.Array]:
+        """The columns of all views of one table; when it is large, of one view and one part of its entities at a time."""
+        db = self._db.cursor()
+        loader = Loader(db, scan, views[0].table, views, until)
+        parts = -(-loader.count // self._rows_at_once)
+        if parts <= 1:
+            taken = loader.all()
+            return {name: column for view in views for name, column in view_columns(rows, view, taken).items()}
+        self._spill.mkdir(parents=True, exist_ok=True)
+        columns: dict[str, pa.Array] = {}
+        for view in views:
+            part = spine_parts(db, rows.table, view.keys, parts)
+            loader = Loader(db, scan, view.table, [view], until)
+            made: list[dict[str, pa.Array]] = []
+            for i, taken in enumerate(loader.parts(parts, self._spill)):
+                made.append(view_columns(rows.take(np.flatnonzero(part == i)), view, taken))
+            place = np.empty(len(part), dtype=np.int64)
+            place[np.argsort(part, kind="stable")] = np.arange(len(part))
+            columns |= {name: pa.concat_arrays([m[name] for m in made]).take(pa.array(place)) for name in view.columns}
+        return columns
 
     def explain(self, row: Mapping[str, Any], view: FeatureView, scan: Scan, *, limit: int = 200) -> list[SourceRow]:
         return explain(self._db.cursor(), row, view, scan, limit)
@@ -75,13 +101,31 @@ def _check_spine(spine: pa.Table, views: Sequence[FeatureView]) -> None:
         raise InvalidError(f"the spine already has {', '.join(twice)}; rename the column or the feature")
 
 
-def _view(spine: pa.Table, at: np.ndarray[Any, Any], absent: np.ndarray[Any, Any], view: FeatureView, rows: Rows) -> dict[str, pa.Array]:
+@dataclass(frozen=True, slots=True)
+class SpineRows:
+    """A spine with its times in microseconds; `absent` says where there is none."""
+
+    table: pa.Table
+    at: Int64
+    absent: npt.NDArray[np.bool_]
+
+    def take(self, places: Int64) -> SpineRows:
+        """Some of the rows."""
+        return SpineRows(self.table.take(pa.array(places)), self.at[places], self.absent[places])
+
+
+def view_columns(spine: SpineRows, view: FeatureView, rows: Rows) -> dict[str, pa.Array]:
     """The columns of one view, in the spine's order."""
-    asked, owned, codes = encode(spine, rows.columns, view.keys, view.name)
-    valid = np.flatnonzero((asked >= 0) & ~absent)
+    at = spine.at
+    asked, owned, codes = encode(spine.table, rows.columns, view.keys, view.name)
+    valid = np.flatnonzero((asked >= 0) & ~spine.absent)
+    valid = valid[Timeline(asked[valid], at[valid], codes).order]
     queries = Queries(asked[valid], at[valid])
     used = np.flatnonzero(owned >= 0)
-    keyed = Keyed(owned[used], rows.event[used], rows.known[used], rows.visible[used], rows.end[used], rows.order[used], codes)
+    if len(used) == len(owned):
+        keyed = Keyed(owned, rows.event, rows.known, rows.visible, rows.end, rows.order, codes)
+    else:
+        keyed = Keyed(owned[used], rows.event[used], rows.known[used], rows.visible[used], rows.end[used], rows.order[used], codes)
     made = answers(view, keyed, rows, used, queries)
     place = np.full(len(at), -1, dtype=np.int64)
     place[valid] = np.arange(len(valid))
