@@ -33,7 +33,7 @@ from feature_store.floors import Float64, Int64
 from tidemill.core.aggregates import count, latest, mean
 from tidemill.core.definitions import Definitions, Entity, FeatureView, Table
 from tidemill.core.instants import DAY_US
-from tidemill.features.embedded import DuckOfflineStore, OnlineReader, SqliteOnlineStore, TileProcessor
+from tidemill.features.embedded import DuckOfflineStore, OnlineReader, SqliteOnlineStore, ViewProcessor
 from tidemill.versioning.ports import Scan
 
 DEPARTURES = Table("departures", "files:departures", "left_at", "recorded_at", key="flight")
@@ -196,7 +196,7 @@ class Online:
 
     def __init__(self, flights: Flights, path: Path) -> None:
         self.definitions = Definitions(views={v.name: v for v in VIEWS})
-        self.path, self.processor = path, TileProcessor(SqliteOnlineStore(path), self.definitions)
+        self.path, self.processor = path, ViewProcessor(SqliteOnlineStore(path), self.definitions)
         self.rows = {t.name: pq.read_table(flights.folder / t.name).sort_by(t.known_time) for t in (DEPARTURES, LANDINGS, WEATHER)}
         tables = {t.name: t for t in (DEPARTURES, LANDINGS, WEATHER)}
         self.known = {n: np.asarray(r[tables[n].known_time].cast(pa.int64())) for n, r in self.rows.items()}

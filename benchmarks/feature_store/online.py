@@ -20,8 +20,7 @@ from feature_store.data import DAY, EVENTS, NOW_US, SECOND, STREAM_VIEW, VIEWS, 
 from feature_store.floors import Int64
 from feature_store.peer import Feast
 from tidemill.core.definitions import Definitions
-from tidemill.features.embedded import OnlineReader, SqliteOnlineStore, TileProcessor
-from tidemill.features.materialize import materialize as fill
+from tidemill.features.embedded import OnlineReader, SqliteOnlineStore, ViewProcessor
 
 READS = 300
 BATCH = 10_000
@@ -117,7 +116,7 @@ def materialize(folder: Path, redis_port: int | None, feast: Feast | None, round
             store = stores.open_store(kind, folder, f"wide-{next(turn)}", redis_port)
             assert store is not None
             definitions = Definitions(views={"wide": WIDE_VIEW})
-            action = lambda: fill(TileProcessor(store, definitions), {"wide": stores.pieces(folder / "wide")}, at_us=NOW_US)  # noqa: E731
+            action = lambda: stores.fill(ViewProcessor(store, definitions), {"wide": stores.pieces(folder / "wide")}, at_us=NOW_US)  # noqa: E731
             wall = spent.seconds(f"tidemill-{kind}", action)
             got = OnlineReader(store, definitions).read([WIDE_VIEW], [{"key": r["key"]} for r in sample], NOW_US)
             if got != [{f"wide__m{i}": r[f"m{i}"] for i in range(10)} for r in sample]:
@@ -182,7 +181,7 @@ def stream_update(home: Path, folder: Path, sizes: Sizes, rounds: int) -> None:
 
     def ours() -> float:
         path, definitions = folder / f"stream-{next(turn)}.db", Definitions(views={STREAM_VIEW.name: STREAM_VIEW})
-        processor = TileProcessor(SqliteOnlineStore(path), definitions)
+        processor = ViewProcessor(SqliteOnlineStore(path), definitions)
         wall = spent.seconds("tidemill-sqlite", lambda: _push(processor, batches))
         got = OnlineReader(SqliteOnlineStore(path), definitions).read([STREAM_VIEW], [{"key": int(k)} for k in keys], now)
         _same(truth, [[answer[c] for answer in got] for c in STREAM_VIEW.columns])
@@ -199,7 +198,7 @@ def stream_update(home: Path, folder: Path, sizes: Sizes, rounds: int) -> None:
     kit.report("stream_update", found, "events/s", better="higher", floor="floor-sqlite", extra=spent.facts(**facts), failures=failures)
 
 
-def _push(processor: TileProcessor, batches: Sequence[pa.Table]) -> None:
+def _push(processor: ViewProcessor, batches: Sequence[pa.Table]) -> None:
     for batch in batches:
         processor.push(EVENTS.name, batch)
         processor.advance(int(micros(batch["created"]).max()))

@@ -15,8 +15,7 @@ import pyarrow.parquet as pq
 
 from feature_store.data import DAY, NOW_US, SECOND, TTL_DAYS, VIEWS, WIDTHS, micros
 from tidemill.core.definitions import Definitions
-from tidemill.features.embedded import OnlineReader, SqliteOnlineStore, TileProcessor
-from tidemill.features.materialize import materialize
+from tidemill.features.embedded import OnlineReader, SqliteOnlineStore, ViewProcessor
 from tidemill.features.ports import OnlineStore
 
 DEFINITIONS = Definitions(views={v.name: v for v in VIEWS})
@@ -50,9 +49,18 @@ def pieces(table: Path) -> list[pa.Table]:
     return [rows.slice(i, PIECE) for i in range(0, rows.num_rows, PIECE)]
 
 
+def fill(processor: ViewProcessor, tables: Mapping[str, Sequence[pa.Table]], *, at_us: int) -> None:
+    """Push the rows of all tables, as of a time, and make them durable."""
+    processor.advance(at_us)
+    for name, rows in tables.items():
+        for piece in rows:
+            processor.push(name, piece)
+    processor.commit()
+
+
 def filled(folder: Path, store: OnlineStore) -> OnlineReader:
     """Put all rows of the three views in, as of a time at which all of them are known; give a reader as another process would have it."""
-    materialize(TileProcessor(store, DEFINITIONS), {name: pieces(folder / name) for name in WIDTHS}, at_us=NOW_US)
+    fill(ViewProcessor(store, DEFINITIONS), {name: pieces(folder / name) for name in WIDTHS}, at_us=NOW_US)
     return OnlineReader(store, DEFINITIONS)
 
 

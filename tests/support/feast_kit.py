@@ -16,7 +16,7 @@ from tidemill.core.clock import ReplayClock
 from tidemill.core.definitions import Definitions, Entity, FeatureService, FeatureView, OnDemand, Table
 from tidemill.core.instants import HOUR_US, SECOND_US
 from tidemill.features import apply_on_demand
-from tidemill.features.embedded import OnlineLookup, SqliteOnlineStore, TileProcessor
+from tidemill.features.embedded import OnlineLookup, SqliteOnlineStore, ViewProcessor
 from tidemill.ingestion.embedded import LogStream
 from tidemill.ledger.store import Ledger
 from tidemill.serving import Tokens
@@ -68,7 +68,7 @@ class FeastKit:
     def __init__(self, home: Path, *, token: bool = False, **settings: Any) -> None:
         self.clock = ReplayClock(NOW)
         self.online, self.stream = SqliteOnlineStore(home / "online.db"), LogStream(home / "stream")
-        self.processor = TileProcessor(self.online, DEFINITIONS)
+        self.processor = ViewProcessor(self.online, DEFINITIONS)
         self.processor.push(
             "rides",
             rows(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tidemill.cli.featurestate import COMMANDS
 from tidemill.cli.options import INSTANT, json_option, opened, project_options
 from tidemill.cli.output import cell, progress, show_json, show_rows
 from tidemill.core.errors import ConfigError, InvalidError, not_found
@@ -32,21 +33,24 @@ _WORDS = {
 @json_option
 @click.pass_context
 def features_command(context: click.Context, project: Path, overrides: Sequence[str], as_json: bool) -> None:
-    """List features: full name, how it is computed, from which table."""
+    """List features: full name, how it is computed, from which table, how far its online state lags behind."""
     context.obj = (project, overrides)
     if context.invoked_subcommand:
         return
     from tidemill.api.queries import features
+    from tidemill.api.queries.times import as_of
 
     with opened(project, overrides) as platform, platform.ledger.read() as db:
-        views = features.views(db, platform.definitions)
+        views = features.views(db, platform.definitions, as_of(db, platform.clock))
     if as_json:
         show_json(views)
         return
     rows = [
-        {"feature": f["name"], "is": f["spelled"], "table": v["table"], "by": ", ".join(v["keys"])} for v in views for f in v["features"]
+        {"feature": f["name"], "is": f["spelled"], "table": v["table"], "by": ", ".join(v["keys"]), "lag": v["lag"]}
+        for v in views
+        for f in v["features"]
     ]
-    show_rows(rows, ["feature", "is", "table", "by"], as_json=False, empty="definitions.py defines no feature views yet")
+    show_rows(rows, ["feature", "is", "table", "by", "lag"], as_json=False, empty="definitions.py defines no feature views yet")
 
 
 @features_command.command("explain")
@@ -109,17 +113,6 @@ def verify_features(where: tuple[Path, Sequence[str]], service: str | None, from
     return 1 if report.differences else 0
 
 
-@features_command.command("materialize")
-@click.pass_obj
-def materialize_features(where: tuple[Path, Sequence[str]]) -> None:
-    """Bring the online store up to date with what is published; doing it again changes nothing."""
-    from tidemill.retraining import loop
-
-    with opened(*where) as platform:
-        loop.feed(platform.loop, [])
-    click.echo("the online store is up to date with the published tables")
-
-
 @features_command.command("sql")
 @click.argument("view")
 @click.option("--engine", type=click.Choice(["duckdb", "spark"]), default="duckdb", show_default=True, help="In whose dialect.")
@@ -156,3 +149,7 @@ def serve_features(where: tuple[Path, Sequence[str]], port: int | None, workers:
         if secret:
             click.echo(f"token    {click.style(secret, bold=True)}   shown only now; it is stored as a hash")
     serve_models(project, given, "features")
+
+
+for _command in COMMANDS:
+    features_command.add_command(_command)

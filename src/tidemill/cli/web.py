@@ -52,7 +52,8 @@ def build_models(platform: Platform) -> Any:
         for name, service in platform.definitions.services.items()
     }
     tokens, settings = Tokens(platform.ledger, platform.clock), _settings(platform)
-    return build_app(scorers, tokens, clock=platform.clock, settings=settings, features=_feature_routes(platform))
+    known_us = platform.reader.known_us
+    return build_app(scorers, tokens, clock=platform.clock, settings=settings, features=_feature_routes(platform), known_us=known_us)
 
 
 def build_features(platform: Platform) -> Any:
@@ -61,7 +62,8 @@ def build_features(platform: Platform) -> Any:
     from tidemill.serving.server import build_app
 
     tokens, settings = Tokens(platform.ledger, platform.clock), _settings(platform)
-    return build_app({}, tokens, clock=platform.clock, settings=settings, features=_feature_routes(platform))
+    known_us = platform.reader.known_us
+    return build_app({}, tokens, clock=platform.clock, settings=settings, features=_feature_routes(platform), known_us=known_us)
 
 
 def _settings(platform: Platform) -> Any:

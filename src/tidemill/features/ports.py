@@ -1,6 +1,6 @@
 """Feature values: offline for many rows at their own times, online for one request now. Both must be equal."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -139,36 +139,85 @@ class FeatureLookup(Protocol):
         ...
 
 
+class VersionedReader(FeatureReader, Protocol):
+    """A `FeatureReader` that reads any published version of a view, also one that the definitions no longer have."""
+
+    def current(self, view: str) -> FeatureView | None:
+        """The version of a view that is current, None where nothing is published."""
+        ...
+
+    def version(self, digest: str) -> FeatureView | None:
+        """The version with a digest, None unless it is published."""
+        ...
+
+    def known_us(self) -> dict[str, int]:
+        """The greatest known time in the current state of each view that has rows, by view name."""
+        ...
+
+
+Status = Literal["absent", "building", "complete", "published"]
+"""Of online state: nothing there; rows are going in; all rows are in, and it waits to be published; it may be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class ViewState:
+    """The online state of one version of a view. `mark` is what the last `commit` was told; `wanted`: the definitions have this version.
+
+    `current`: what a reader gets that asks for the view by name. `known_us` is the greatest known time of a row in it.
+    """
+
+    view: FeatureView
+    digest: str
+    status: Status
+    wanted: bool
+    current: bool = False
+    known_us: int | None = None
+    mark: str = ""
+
+
 class StreamProcessor(FeatureReader, Protocol):
     """Turns table rows, as they become known, into online state. One writes to a store; other processes use a `FeatureReader`.
+
+    Each version of a view has state of its own. Versions are known by their digest, so a version is never read as another one.
 
     Guarantees, each checked by `tidemill.testing.features.StreamProcessorContract`:
         equal: reading at t, after all rows visible at t went in, equals `OfflineStore.join` at t.
         exactly once: a row pushed again (same key, times and values) changes nothing; kill -9 and a restart from the cursor equal an undisturbed run.
         patient: a row whose event time is still ahead is kept and counts from that time on.
         rewinding: a time up to a day before the newest read (or `advance`) can be read again.
-        versioned: state made under other definitions is never read; its tables are `stale` until `reset`.
+        versioned: a version cannot be read before it is published; meanwhile the one before it can, and goes on taking rows.
+        marked: the mark of a `commit` is there when, and only when, what was pushed before it is.
     """
 
-    @property
-    def stale(self) -> Sequence[str]:
-        """Tables whose state was made under other definitions of their views."""
+    def versions(self) -> Sequence[ViewState]:
+        """State of every version that the store has, and of every view of the definitions (maybe absent), by name."""
         ...
 
-    def push(self, table: str, rows: pa.Table) -> int:
-        """Take rows of a table (any order); return how many were new."""
+    def push(self, table: str, rows: pa.Table, *, only: Collection[str] | None = None) -> int:
+        """Take rows of a table (any order); return how many were new to some version. `only`: digests of the versions that take them, all when None.
+
+        A view that has no state at all begins with these rows, and is published by the next `commit`.
+        """
         ...
 
     def advance(self, at_us: int) -> None:
         """Say that time has come to `at_us`, so that `commit` can tidy what is older; reads say so as well."""
         ...
 
-    def commit(self) -> None:
-        """Make everything pushed so far durable."""
+    def commit(self, marks: Mapping[str, str] | None = None) -> None:
+        """Make everything pushed so far durable, with a mark for each of the versions (digests) named."""
         ...
 
-    def reset(self, table: str) -> None:
-        """Forget all state that came from a table; its rows have to be pushed again."""
+    def reset(self, view: str) -> None:
+        """Begin the state of the definitions' version of a view anew, beside that of its other versions; its rows have to be pushed. It can be read once it is published."""
+        ...
+
+    def publish(self, digests: Mapping[str, bool]) -> None:
+        """Let versions be read and be the current ones of their views (True), or say that they are complete (False), in one transaction."""
+        ...
+
+    def drop(self, digest: str) -> None:
+        """Forget the state of a version. Raises `ConflictError` for one that is current."""
         ...
 
 

@@ -242,6 +242,21 @@ profile = _t(
     _c("at_us", _US),
 )
 
+# versions of feature views, numbered by first sight; `digest` is what one means, `body` the same in words
+view_version = _t(
+    "view_version",
+    _c("view", _NAME, key=True),
+    _c("number", _INT, key=True),
+    _c("digest", _NAME),
+    _c("body", _JSON),
+    _c("at_us", _US),
+    _c("published_us", _US, null=True),
+    _c("deprecated_us", _US, null=True),
+    _c("dropped_us", _US, null=True),
+    _c("reason", sa.Text(), null=True),
+    sa.Index("view_version_digest", "digest", unique=True),
+)
+
 # parity reports, view freshness and other latest-value facts; also cursors of the loop
 state = _t("state", _c("name", _NAME, key=True), _c("value", _JSON), _c("at_us", _US))
 

@@ -5,7 +5,8 @@ Nothing else in Tidemill imports an `embedded` module or an adapter. A URL's sch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -14,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 from tidemill.core.clock import Clock, WallClock
 from tidemill.core.errors import ConfigError
 from tidemill.platform.config import Config, load_config, split_url, triggers_from
+from tidemill.platform.lock import turn
 from tidemill.platform.project import find_project, load_definitions
 
 if TYPE_CHECKING:
     from tidemill.catalog.ports import Catalog
     from tidemill.cicd.ports import Builder
     from tidemill.core.definitions import Definitions
-    from tidemill.features.ports import FeatureLookup, FeatureReader, OfflineStore, OnlineStore, StreamProcessor
+    from tidemill.features.ports import FeatureLookup, OfflineStore, OnlineStore, StreamProcessor, VersionedReader
     from tidemill.ingestion.ports import Source, Stream
     from tidemill.ledger.store import Ledger
     from tidemill.monitoring.ports import AlertSink, LabelStore
@@ -205,12 +207,18 @@ class Platform:
     @cached_property
     def processor(self) -> StreamProcessor:
         """Keeps online state fresh, and reads it."""
-        from tidemill.features.embedded import TileProcessor
+        from tidemill.features.embedded import ViewProcessor
 
-        return TileProcessor(self.online, self.definitions)
+        return ViewProcessor(self.online, self.definitions)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """The turn of this process to write online state; others on this machine wait."""
+        with turn(self.home / "online.lock"):
+            yield
 
     @cached_property
-    def reader(self) -> FeatureReader:
+    def reader(self) -> VersionedReader:
         """Reads online state that the processor of another process keeps fresh."""
         from tidemill.features.embedded import OnlineReader
 

@@ -107,6 +107,8 @@ def make_loop(
         holdout=lambda version: holdout_rows(platform.ledger, platform.blobs, version),
         elsewhere=elsewhere,
         triggers=triggers,
+        alerts=platform.alerts,
+        writing=platform.writing,
     )
 
 

@@ -20,11 +20,11 @@ from tidemill import ingestion, monitoring, validation
 from tidemill.core import digests, ids
 from tidemill.core.definitions import Label, Service, Table
 from tidemill.core.instants import DAY_US
-from tidemill.features import materialize
 from tidemill.ingestion import IngestReport
 from tidemill.ledger import schema
 from tidemill.ledger.store import Ledger, emit, from_json, to_json, upsert
 from tidemill.retraining import reconcile as reconciliation
+from tidemill.retraining.features import feed
 from tidemill.retraining.ports import Cause, Loop
 from tidemill.validation.ports import Audit, Profiler, SchemaStore
 
@@ -62,7 +62,7 @@ def _fingerprint(rows: pa.Table) -> str:
 def tick(loop: Loop, from_us: int) -> None:
     """A whole turn in the present: what came since, up to the clock's now."""
     reports = ingest(loop)
-    feed(loop, reports)
+    feed(loop)
     learn_labels(loop, reports)
     learn_schemas(loop)
     for service in loop.definitions.services.values():
@@ -78,19 +78,6 @@ def ingest(loop: Loop) -> list[IngestReport]:
         table = loop.definitions.tables[name]
         reports += ingestion.ingest(table, source, tables=loop.tables, audit=loop.audit, ledger=loop.ledger, clock=loop.clock)
     return reports
-
-
-def feed(loop: Loop, reports: Sequence[IngestReport]) -> None:
-    """Push published rows into the online features (pushing again is harmless); a table whose views have changed starts anew."""
-    used = {view.table.name for view in loop.definitions.views.values()}
-    rows: dict[str, list[pa.Table]] = {}
-    for name in sorted(used):
-        table = loop.definitions.tables[name]
-        again = _read(loop, table) if name in loop.processor.stale else None
-        rows[name] = _published_since(loop, f"feed:{name}", table, reports) if again is None else [again]
-    materialize(loop.processor, rows, at_us=loop.clock.now_us())
-    for name in sorted(used):
-        _mark(loop, f"feed:{name}", loop.definitions.tables[name])
 
 
 def learn_labels(loop: Loop, reports: Sequence[IngestReport]) -> None:

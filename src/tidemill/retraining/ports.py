@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -17,7 +18,7 @@ from tidemill.core.definitions import Definitions, Trigger
 from tidemill.features.ports import OfflineStore, StreamProcessor
 from tidemill.ingestion.ports import Source
 from tidemill.ledger.store import Ledger
-from tidemill.monitoring.ports import LabelStore, MetricSink, MetricSource
+from tidemill.monitoring.ports import AlertSink, LabelStore, MetricSink, MetricSource
 from tidemill.pipelines.ports import Executor
 from tidemill.registry.ports import ModelRegistry, ModelVersion
 from tidemill.serving.ports import PredictionLog, Router, Runtime
@@ -82,7 +83,7 @@ class Loop:
 
     `launch` starts the run of a cause under the id `cause.run_id`, here or in another process; starting it again is harmless.
     `holdout` gives the rows that a version is judged on; `elsewhere` is this loop with the code of another
-    folder and its tables pinned to snapshots.
+    folder and its tables pinned to snapshots. `writing` is this process's turn to write online state; `alerts` None: nobody is told.
     """
 
     project: Path
@@ -111,3 +112,5 @@ class Loop:
     elsewhere: Callable[[Path, Mapping[str, int]], Loop]
     triggers: Sequence[Trigger] | None = None
     actor: str = "reconciler"
+    alerts: AlertSink | None = None
+    writing: Callable[[], AbstractContextManager[None]] = nullcontext

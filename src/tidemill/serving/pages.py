@@ -40,6 +40,7 @@ class Pages:
         writers: Sequence[LogWriter],
         shadows: Sequence[Shadows],
         stopping: Callable[[], bool],
+        lags: Callable[[], Mapping[str, float]],
         features: FeatureRoutes | None = None,
     ) -> None:
         self._features = features
@@ -47,6 +48,7 @@ class Pages:
         self._writers = writers
         self._shadows = shadows
         self._stopping = stopping
+        self._lags = lags
         self.at: Mapping[str, Callable[[], Reply]] = {
             "/v2": lambda: reply({"name": "tidemill", "version": installed("tidemill"), "extensions": ["model_repository"]}),
             "/v2/health": self._health,
@@ -79,6 +81,7 @@ class Pages:
         }
         gauges: dict[str, dict[str, Any]] = {
             "deployment_weight": weights,
+            "feature_lag_seconds": {f'view="{view}"': lag for view, lag in self._lags().items()},
             "log_degraded": {"": int(any(w.degraded for w in self._writers))},
             "log_backlog_rows": {"": sum(w.backlog for w in self._writers)},
             "log_lost_total": {"": sum(w.lost for w in self._writers)},

@@ -30,13 +30,21 @@ logger = logging.getLogger(__name__)
 _MODEL = re.compile(r"/v2/(repository/)?models/([^/]+)(?:/versions/([^/]+))?(?:/(infer|ready|load))?")
 _OPEN = {"/v2/health/live", "/v2/health/ready", "/v2/health"}
 _DRAIN_STEP_S = 0.01
+Known = Callable[[], Mapping[str, int]]
 
 
 class ModelServer:
     """An RSGI application that answers for several services; see `build_app`."""
 
     def __init__(
-        self, scorers: Mapping[str, Scorer], tokens: Tokens | None, *, clock: Clock, settings: Settings, features: FeatureRoutes | None
+        self,
+        scorers: Mapping[str, Scorer],
+        tokens: Tokens | None,
+        *,
+        clock: Clock,
+        settings: Settings,
+        features: FeatureRoutes | None,
+        known_us: Known = dict,
     ) -> None:
         self.settings = settings
         self._features = features
@@ -46,6 +54,7 @@ class ModelServer:
         self.in_flight = 0
         self._tokens = tokens
         self._clock = clock
+        self._known_us = known_us
         self._access: dict[str, tuple[Access, int]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="tidemill-score")
@@ -60,7 +69,12 @@ class ModelServer:
             self.endpoints[name] = Endpoint(scorer, writer, shadows, clock, settings)
         self.writers: Sequence[LogWriter] = tuple(writers.values())
         self._infer_paths = {f"/v2/models/{name}/infer": endpoint for name, endpoint in self.endpoints.items()}
-        self._pages = Pages(self.endpoints, self.writers, tuple(self.shadows.values()), lambda: self.stopping, features)
+        self._pages = Pages(self.endpoints, self.writers, tuple(self.shadows.values()), lambda: self.stopping, self._lags, features)
+
+    def _lags(self) -> dict[str, float]:
+        """How far the newest known row in the online state of each view lies behind the present, in seconds."""
+        now = self._clock.now_us()
+        return {view: max(0, now - us) / SECOND_US for view, us in sorted(self._known_us().items())}
 
     def _writer(self, log: PredictionLog) -> LogWriter:
         return LogWriter(log, self._acknowledge, backlog_rows=self.settings.backlog_rows)
@@ -249,6 +263,7 @@ def build_app(
     clock: Clock,
     settings: Settings | None = None,
     features: FeatureRoutes | None = None,
+    known_us: Known = dict,
 ) -> ModelServer:
     """The RSGI application that serves each scorer under its service's name.
 
@@ -258,8 +273,9 @@ def build_app(
         clock: when a request is answered.
         settings: limits and intervals.
         features: answers Feast's feature server protocol beside the models, or without any.
+        known_us: tells the greatest known time in the online state of each feature view, for the metrics.
     """
-    return ModelServer(scorers, tokens, clock=clock, settings=settings or Settings(), features=features)
+    return ModelServer(scorers, tokens, clock=clock, settings=settings or Settings(), features=features, known_us=known_us)
 
 
 def _new_id() -> str:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tidemill.core.aggregates import count
 from tidemill.core.definitions import FeatureView
-from tidemill.core.errors import InvalidError
+from tidemill.core.errors import ConflictError, InvalidError
 from tidemill.core.instants import DAY_US
 from tidemill.features.ports import AT, MAX_STATE_BYTES, OfflineStore, OnlineStore, StreamProcessor
 from tidemill.testing.contract import Contract, keeps
@@ -350,22 +350,70 @@ class StreamProcessorContract(Contract):
         replay.compare(processor, 6 * MINUTE)
 
     @keeps("versioned")
-    def test_state_of_other_definitions_is_never_read(self, open_processor: Callable[..., StreamProcessor]) -> None:
-        """Versioned: a changed view makes its table stale, and no other."""
+    def test_a_version_is_never_read_as_another_one(self, open_processor: Callable[..., StreamProcessor]) -> None:
+        """Versioned: a changed view is built beside the old one, which is served meanwhile; other views do not notice."""
+        row, later = _row(happened=MINUTE, learned=MINUTE), _row(id="y", happened=MINUTE, learned=2 * MINUTE)
         processor = open_processor(fresh=True)
         for table in ("keyed", "plain"):
-            processor.push(table, arrow([_row(happened=MINUTE, learned=MINUTE)]))
+            processor.push(table, arrow([row]))
         processor.commit()
-        wider = FeatureView("keyed_windows", PLACE, KEYED, [count(over="8m", hop="2m")])
+        old, wider = DEFINITIONS.views["keyed_windows"], FeatureView("keyed_windows", PLACE, KEYED, [count(over="8m", hop="2m")])
         changed = open_processor(definitions=replace(DEFINITIONS, views={**DEFINITIONS.views, "keyed_windows": wider}))
-        assert list(changed.stale) == ["keyed"]
+        state = {(s.view.name, s.wanted): s for s in changed.versions()}
+        assert (state["keyed_windows", True].status, state["keyed_windows", False].current) == ("absent", True)
+        assert {s.status for (name, _), s in state.items() if name != "keyed_windows"} == {"published"}
+        asked, digest = [{"place": "a"}], state["keyed_windows", True].digest
+        for status in ("absent", "building", "complete"):
+            assert next(s.status for s in changed.versions() if s.digest == digest) == status
+            with pytest.raises(InvalidError):
+                changed.read([wider], asked, 2 * MINUTE)
+            assert changed.read([old], asked, 2 * MINUTE)[0]["keyed_windows__count_6m"] == 1 + (status == "complete")
+            if status == "absent":
+                changed.reset("keyed_windows")
+            elif status == "building":
+                assert changed.push("keyed", arrow([row, later]), only={digest}) == 2
+                changed.push("keyed", arrow([later]))
+                changed.commit()
+                changed.publish({digest: False})
+        changed.publish({digest: True})
+        changed = open_processor(definitions=replace(DEFINITIONS, views={**DEFINITIONS.views, "keyed_windows": wider}))
+        assert changed.read([wider, old, DEFINITIONS.views["plain_windows"]], asked, 2 * MINUTE)[0]["keyed_windows__count_8m"] == 2
+        with pytest.raises(ConflictError):
+            changed.drop(digest)
+        changed.drop(state["keyed_windows", False].digest)
         with pytest.raises(InvalidError):
-            changed.read([wider], [{"place": "a"}], 2 * MINUTE)
-        assert changed.read([DEFINITIONS.views["plain_windows"]], [{"place": "a"}], 2 * MINUTE)[0]["plain_windows__count_6m"] == 1
-        changed.reset("keyed")
-        assert changed.read([wider], [{"place": "a"}], 2 * MINUTE) == [{"keyed_windows__count_8m": 0}]
-        assert changed.push("keyed", arrow([_row(happened=MINUTE, learned=MINUTE)])) == 1
-        assert changed.read([wider], [{"place": "a"}], 2 * MINUTE) == [{"keyed_windows__count_8m": 1}]
+            changed.read([old], asked, 2 * MINUTE)
+        assert changed.read([wider], asked, 2 * MINUTE) == [{"keyed_windows__count_8m": 2}]
+
+    @keeps("marked")
+    def test_a_mark_is_there_with_what_was_pushed_before_it(self, open_processor: Callable[..., StreamProcessor]) -> None:
+        """Marked: a mark that was not committed, and rows that were not, are gone together."""
+        processor = open_processor(fresh=True)
+        mine = next(s for s in processor.versions() if s.view.name == "keyed_windows")
+        processor.push("keyed", arrow([_row(happened=MINUTE, learned=MINUTE)]))
+        processor.commit({mine.digest: "first"})
+        processor.push("keyed", arrow([_row(id="y", happened=MINUTE, learned=2 * MINUTE)]))
+        processor = open_processor()
+        again = next(s for s in processor.versions() if s.digest == mine.digest)
+        assert (again.mark, again.known_us, again.status) == ("first", MINUTE, "published")
+        assert processor.read([DEFINITIONS.views["keyed_windows"]], [{"place": "a"}], 3 * MINUTE)[0]["keyed_windows__count_6m"] == 1
+        processor.commit()
+        assert next(s.mark for s in processor.versions() if s.digest == mine.digest) == "first"
+
+    @keeps("versioned")
+    def test_reset_begins_anew(self, open_processor: Callable[..., StreamProcessor]) -> None:
+        """Versioned: what was there counts neither twice nor at all."""
+        row = _row(happened=MINUTE, learned=MINUTE)
+        processor = open_processor(fresh=True)
+        processor.push("keyed", arrow([row]))
+        processor.commit()
+        processor.reset("keyed_windows")
+        digest = next(s.digest for s in processor.versions() if s.view.name == "keyed_windows")
+        processor = open_processor()
+        assert processor.push("keyed", arrow([row]), only={digest}) == 1
+        processor.commit()
+        processor.publish({digest: True})
+        assert processor.read([DEFINITIONS.views["keyed_windows"]], [{"place": "a"}], 2 * MINUTE)[0]["keyed_windows__count_6m"] == 1
 
 
 def _slots(rows: Rows, reads: list[int], data: st.DataObject) -> list[list[dict[str, Any]]]:

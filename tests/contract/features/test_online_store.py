@@ -6,7 +6,7 @@ from uuid import uuid4
 import pytest
 
 from tidemill.core.definitions import Definitions
-from tidemill.features.embedded import SqliteOnlineStore, TileProcessor
+from tidemill.features.embedded import SqliteOnlineStore, ViewProcessor
 from tidemill.features.ports import OnlineStore, StreamProcessor
 from tidemill.testing.features import OnlineStoreContract, StreamProcessorContract
 from tidemill.testing.reference import DEFINITIONS
@@ -18,7 +18,7 @@ class TestSqliteOnlineStore(OnlineStoreContract):
         return partial(SqliteOnlineStore, tmp_path / "online.db")
 
 
-class TestTileProcessor(StreamProcessorContract):
+class TestViewProcessor(StreamProcessorContract):
     @pytest.fixture
     def open_processor(self, tmp_path: Path) -> Callable[..., StreamProcessor]:
         last = [tmp_path / "none"]
@@ -26,6 +26,6 @@ class TestTileProcessor(StreamProcessorContract):
         def open_(*, fresh: bool = False, definitions: Definitions = DEFINITIONS) -> StreamProcessor:
             if fresh:
                 last[0] = tmp_path / uuid4().hex
-            return TileProcessor(SqliteOnlineStore(last[0]), definitions)
+            return ViewProcessor(SqliteOnlineStore(last[0]), definitions)
 
         return open_

@@ -18,7 +18,7 @@ from tidemill.adapters.redis.client import parse
 from tidemill.adapters.redis.features import RedisOnlineStore, open_online
 from tidemill.core.definitions import Definitions
 from tidemill.core.errors import LostError, UnavailableError
-from tidemill.features.embedded import TileProcessor
+from tidemill.features.embedded import ViewProcessor
 from tidemill.features.ports import OnlineStore, StreamProcessor
 from tidemill.testing.features import OnlineStoreContract, StreamProcessorContract
 from tidemill.testing.reference import DEFINITIONS
@@ -48,7 +48,7 @@ class TestRedisOnlineStoreThatSendsAhead(OnlineStoreContract):
         return partial(RedisOnlineStore, parse(server.url, project), stage_bytes=0)
 
 
-class TestTileProcessorOnRedis(StreamProcessorContract):
+class TestViewProcessorOnRedis(StreamProcessorContract):
     @pytest.fixture
     def open_processor(self, server: Server) -> Callable[..., StreamProcessor]:
         last = ["none"]
@@ -56,7 +56,7 @@ class TestTileProcessorOnRedis(StreamProcessorContract):
         def open_(*, fresh: bool = False, definitions: Definitions = DEFINITIONS) -> StreamProcessor:
             if fresh:
                 last[0] = uuid4().hex
-            return TileProcessor(open_online(server.url, last[0]), definitions)
+            return ViewProcessor(open_online(server.url, last[0]), definitions)
 
         return open_
 

@@ -4,7 +4,8 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from tidemill.api.queries import features
+from tidemill.api.queries import features, versions
+from tidemill.api.queries.times import as_of
 from tidemill.api.routes.shared import Platform
 
 router = APIRouter(tags=["features"])
@@ -14,11 +15,19 @@ router = APIRouter(tags=["features"])
 def listing(platform: Platform) -> dict[str, Any]:
     """All feature views with their columns and freshness, and the last parity report of each service."""
     with platform.ledger.read() as db:
-        return {"items": features.views(db, platform.definitions), "parity": features.parity(db)}
+        return {"items": features.views(db, platform.definitions, as_of(db, platform.clock)), "parity": features.parity(db)}
 
 
 @router.get("/features/{view}")
 def one(platform: Platform, view: str) -> dict[str, Any]:
     """One feature view."""
     with platform.ledger.read() as db:
-        return features.view(db, platform.definitions, view)
+        return features.view(db, platform.definitions, view, as_of(db, platform.clock))
+
+
+@router.get("/features/{view}/versions")
+def versions_of(platform: Platform, view: str) -> dict[str, Any]:
+    """The versions of a view, what is online of each, and who reads it."""
+    with platform.ledger.read() as db:
+        features.view(db, platform.definitions, view)
+        return {"items": versions.listing(db, platform.definitions, view)}

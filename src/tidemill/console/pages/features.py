@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from tidemill.api.queries import features
+from tidemill.api.queries.times import as_of
 from tidemill.console.render import page, platform_of
 
 router = APIRouter(include_in_schema=False)
@@ -16,7 +17,7 @@ def views(request: Request) -> Response:
     """All views, the services that read them, and whether offline and online agree."""
     platform = platform_of(request)
     with platform.ledger.read() as db:
-        found, parity = features.views(db, platform.definitions), features.parity(db)
+        found, parity = features.views(db, platform.definitions, as_of(db, platform.clock)), features.parity(db)
     on_demand = [
         (s.name, f.name, f.inputs, (f.function.__doc__ or "").strip()) for s in platform.definitions.services.values() for f in s.on_demand
     ]

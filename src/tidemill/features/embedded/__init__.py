@@ -5,5 +5,6 @@ from tidemill.features.embedded.offline import DuckOfflineStore
 from tidemill.features.embedded.online import SqliteOnlineStore
 from tidemill.features.embedded.processor import TileProcessor
 from tidemill.features.embedded.reader import OnlineReader
+from tidemill.features.embedded.versions import ViewProcessor
 
-__all__ = ["DuckOfflineStore", "OnlineLookup", "OnlineReader", "SqliteOnlineStore", "TileProcessor"]
+__all__ = ["DuckOfflineStore", "OnlineLookup", "OnlineReader", "SqliteOnlineStore", "TileProcessor", "ViewProcessor"]

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tidemill.core.definitions import Definitions, FeatureView
-from tidemill.features.embedded.plans import Plans, key_text, request_key
+from tidemill.core.meaning import view_digest
+from tidemill.features.embedded.plans import key_text, request_key
+from tidemill.features.embedded.sights import Sights
 from tidemill.features.embedded.tail import Tail
 from tidemill.features.embedded.tiles import ViewPlan
 from tidemill.features.ports import Found, OnlineStore
@@ -21,21 +23,23 @@ class OnlineLookup:
 
     def __init__(self, online: OnlineStore, definitions: Definitions, stream: Stream | None = None) -> None:
         self._online = online
-        self._plans = Plans(definitions)
+        self._sights = Sights(online)
+        self._defined = {view.name: view_digest(view) for view in definitions.views.values()}
         self.tail = Tail(stream, definitions.views.values()) if stream is not None else None
-        cursors = online.cursors()
-        for table in self._plans.tables:
-            self._plans.load(table, online, cursors)
 
     def find(self, views: Sequence[FeatureView], keys: Sequence[Mapping[str, Any]], at_us: int) -> list[list[Found]]:
         """What there is for each request, view by view."""
-        plans = [self._plans.of(v) for v in views]
+        sights = [self._sights.of(v, maybe_none=self._defined.get(v.name) == view_digest(v)) for v in views]
+        plans = [sight.plan for sight in sights]
         asked = [[request_key(plan, request) for plan in plans] for request in keys]
         texts = {key: key_text(key) for row in asked for key in row}
-        wanted = [(plan.view.name, texts[key]) for row in asked for plan, key in zip(plans, row, strict=True) if key is not None]
+        wanted = [(sight.stored, texts[key]) for row in asked for sight, key in zip(sights, row, strict=True) if key is not None]
         if self.tail is not None:
             self.tail.look()
-        bodies = iter(self._online.read(wanted))
+        found = self._online.read(wanted)
+        if None in found:
+            self._sights.still_there(sights)
+        bodies = iter(found)
         return [
             [self._found(plan, key, None if key is None else next(bodies), at_us) for plan, key in zip(plans, row, strict=True)]
             for row in asked

@@ -1,0 +1,74 @@
+"""How a process that only reads finds the state of a version: once, and then for as long as it is there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tidemill.core.definitions import FeatureView
+from tidemill.core.errors import InvalidError
+from tidemill.core.meaning import view_digest
+from tidemill.features.embedded.memory import TableMemory
+from tidemill.features.embedded.places import ALIVE, Place, Scoped, current, new_place, places
+from tidemill.features.embedded.plans import Plans
+from tidemill.features.embedded.tiles import ViewPlan
+from tidemill.features.embedded.versions import unpublished
+from tidemill.features.ports import OnlineStore
+
+
+@dataclass(slots=True, eq=False)
+class Sight:
+    """A version as this process sees it. `stored`: what its states are stored under; `memory`: the writer's rows, as of a cursor."""
+
+    view: FeatureView
+    place: Place
+    plan: ViewPlan
+    plans: Plans
+    stored: str
+    memory: tuple[str, TableMemory] | None = None
+
+
+class Sights:
+    """Versions of views in a store, each looked up once."""
+
+    def __init__(self, online: OnlineStore) -> None:
+        self._online = online
+        self._seen: dict[int, Sight] = {}
+
+    def of(self, view: FeatureView, *, maybe_none: bool = False) -> Sight:
+        """The version that `view` is. Raises `InvalidError` unless it is published, or, with `maybe_none`, the store has no version of the view."""
+        found = self._seen.get(id(view))
+        if found is None or found.view is not view:
+            found = self._look(view, maybe_none)
+        return found
+
+    def _look(self, view: FeatureView, maybe_none: bool) -> Sight:
+        cursors, digest = self._online.cursors(), view_digest(view)
+        there = [p for p in places(cursors) if p.view.name == view.name]
+        place = next((p for p in there if p.digest == digest), new_place(view))
+        if place.status != "published" and not (maybe_none and not there):
+            raise unpublished(place, current(cursors).get(view.name))
+        plans = Plans(place.alone())
+        sight = Sight(view, place, plans.by_name[view.name], plans, f"{place.name}/{view.name}")
+        if place.status == "published":
+            self._seen[id(view)] = sight
+        return sight
+
+    def still_there(self, sights: Sequence[Sight]) -> None:
+        """No state of a key means that no row has named it, or that the version is gone: then this is an `InvalidError`."""
+        published = [s for s in sights if s.place.status == "published"]
+        for sight, body in zip(published, self._online.read([s.place.sentinel for s in published]), strict=True):
+            if body != ALIVE:
+                self._seen.pop(id(sight.view), None)
+                raise InvalidError(
+                    f"the online state of {sight.place.name} is gone; run `tidemill features materialize {sight.view.name}`, or deploy a "
+                    "model that was trained on the current version"
+                )
+
+    def memory(self, sight: Sight) -> TableMemory:
+        """The rows that the writer remembers."""
+        mine = Scoped(self._online, sight.place.name)
+        table, cursors = sight.view.table.name, mine.cursors()
+        if sight.memory is None or sight.memory[0] != cursors[table]:
+            sight.memory = (cursors[table], sight.plans.load(table, mine, cursors)[0])
+        return sight.memory[1]
