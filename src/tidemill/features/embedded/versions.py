@@ -39,6 +39,10 @@ class ViewProcessor:
         self._known: dict[str, int] = {}
         self._by_view: dict[int, tuple[FeatureView, str]] = {}
         self._look()
+        gone = {name.partition("/")[0] for name in online.lost()}
+        for place in self._places.values():
+            if place.name in gone:
+                place.status = "absent"
 
     def _look(self) -> None:
         """See what the store has. What another writer has changed is opened again when it is needed, without what was pushed here meanwhile."""
