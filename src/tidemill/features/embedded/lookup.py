@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tidemill.core.definitions import Definitions, FeatureView
-from tidemill.core.meaning import view_digest
 from tidemill.features.embedded.plans import key_text, request_key
 from tidemill.features.embedded.sights import Sights
 from tidemill.features.embedded.tail import Tail
@@ -23,13 +22,12 @@ class OnlineLookup:
 
     def __init__(self, online: OnlineStore, definitions: Definitions, stream: Stream | None = None) -> None:
         self._online = online
-        self._sights = Sights(online)
-        self._defined = {view.name: view_digest(view) for view in definitions.views.values()}
+        self._sights = Sights(online, definitions.views.values())
         self.tail = Tail(stream, definitions.views.values()) if stream is not None else None
 
     def find(self, views: Sequence[FeatureView], keys: Sequence[Mapping[str, Any]], at_us: int) -> list[list[Found]]:
         """What there is for each request, view by view."""
-        sights = [self._sights.of(v, maybe_none=self._defined.get(v.name) == view_digest(v)) for v in views]
+        sights = [self._sights.of(v) for v in views]
         plans = [sight.plan for sight in sights]
         asked = [[request_key(plan, request) for plan in plans] for request in keys]
         texts = {key: key_text(key) for row in asked for key in row}

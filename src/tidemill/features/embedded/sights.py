@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tidemill.core.definitions import FeatureView
@@ -29,24 +29,25 @@ class Sight:
 
 
 class Sights:
-    """Versions of views in a store, each looked up once."""
+    """Versions of views in a store, each looked up once. A view of `begun` that the store has no version of is one that no row has reached."""
 
-    def __init__(self, online: OnlineStore) -> None:
+    def __init__(self, online: OnlineStore, begun: Iterable[FeatureView] = ()) -> None:
         self._online = online
+        self._begun = {view_digest(view) for view in begun}
         self._seen: dict[int, Sight] = {}
 
-    def of(self, view: FeatureView, *, maybe_none: bool = False) -> Sight:
-        """The version that `view` is. Raises `InvalidError` unless it is published, or, with `maybe_none`, the store has no version of the view."""
+    def of(self, view: FeatureView) -> Sight:
+        """The version that `view` is. Raises `InvalidError` unless it can be read."""
         found = self._seen.get(id(view))
         if found is None or found.view is not view:
-            found = self._look(view, maybe_none)
+            found = self._look(view)
         return found
 
-    def _look(self, view: FeatureView, maybe_none: bool) -> Sight:
+    def _look(self, view: FeatureView) -> Sight:
         cursors, digest = self._online.cursors(), view_digest(view)
         there = [p for p in places(cursors) if p.view.name == view.name]
         place = next((p for p in there if p.digest == digest), new_place(view))
-        if place.status != "published" and not (maybe_none and not there):
+        if place.status != "published" and (there or digest not in self._begun):
             raise unpublished(place, current(cursors).get(view.name))
         plans = Plans(place.alone())
         sight = Sight(view, place, plans.by_name[view.name], plans, f"{place.name}/{view.name}")
