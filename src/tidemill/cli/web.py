@@ -36,21 +36,15 @@ def build_console(platform: Platform) -> Any:
 def build_models(platform: Platform) -> Any:
     """The RSGI application: one scorer for each service with a pipeline or a deployment, and the feature server's routes."""
     from tidemill.features import apply_on_demand
-    from tidemill.serving import Scorer, Tokens, compile_plan
+    from tidemill.serving import Pins, Scorer, Tokens, compile_plan
     from tidemill.serving.server import build_app
 
-    scorers = {
-        name: Scorer(
-            service,
-            compile_plan(service, platform.reader, apply_on_demand),
-            platform.router,
-            platform.runtime,
-            platform.registry,
-            platform.blobs,
-            platform.log,
-        )
-        for name, service in platform.definitions.services.items()
-    }
+    scorers = {}
+    for name, service in platform.definitions.services.items():
+        plan = compile_plan(service, platform.reader, apply_on_demand)
+        plan_for = Pins(plan, platform.reader, apply_on_demand).plan_for
+        ports = (platform.router, platform.runtime, platform.registry, platform.blobs, platform.log)
+        scorers[name] = Scorer(service, plan, *ports, plan_for)
     tokens, settings = Tokens(platform.ledger, platform.clock), _settings(platform)
     known_us = platform.reader.known_us
     return build_app(scorers, tokens, clock=platform.clock, settings=settings, features=_feature_routes(platform), known_us=known_us)

@@ -1,7 +1,8 @@
 """Serving: from a request to a score that is remembered."""
 
+from tidemill.serving.pins import Pins
 from tidemill.serving.plan import Plan, compile_plan
 from tidemill.serving.score import Lineup, Scorer
 from tidemill.serving.tokens import Access, Tokens
 
-__all__ = ["Access", "Lineup", "Plan", "Scorer", "Tokens", "compile_plan"]
+__all__ = ["Access", "Lineup", "Pins", "Plan", "Scorer", "Tokens", "compile_plan"]

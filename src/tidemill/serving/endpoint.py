@@ -89,11 +89,12 @@ class Endpoint:
         requests: list[Mapping[str, Any]] = []
         inputs: list[tuple[Any, ...]] = []
         wanted = [request for call in calls if call.inputs is None for request in call.requests]
-        found = iter(self.scorer.plan.inputs(wanted, [now] * len(wanted)) if wanted else ())
+        plan = self.scorer.plan_of(lineup, lineup.live)
+        found = iter(plan.inputs(wanted, [now] * len(wanted)) if wanted else ())
         for call in calls:
             ids += call.ids
             if call.inputs is None:
-                requests += map(self.scorer.plan.kept, call.requests)
+                requests += map(plan.kept, call.requests)
                 inputs += [next(found) for _ in call.ids]
             else:
                 requests += call.requests

@@ -48,6 +48,10 @@ class Plan:
         """Whether a request brings every model input itself, so that nothing is looked up."""
         return self._whole <= request.keys()
 
+    def can_look_up(self, request: Mapping[str, Any]) -> bool:
+        """Whether a request has what features are looked up by."""
+        return all(name in request for name in self._carried)
+
     def kept(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """What of a request is worth remembering beside the inputs: all of it, or what is no input when it carried them all."""
         return {k: v for k, v in request.items() if k not in self._whole} if self.carries_inputs(request) else request

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from tidemill.core.definitions import Service
 from tidemill.core.errors import CorruptError, InvalidError, TidemillError, UnavailableError, not_found
 from tidemill.registry.ports import ModelRegistry
+from tidemill.serving.pins import PlanFor
 from tidemill.serving.plan import Plan
 from tidemill.serving.ports import Deployment, LoadedModel, Prediction, PredictionLog, Role, Router, Runtime
 from tidemill.versioning.ports import BlobStore
@@ -25,11 +26,15 @@ Inputs = Sequence[tuple[Any, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Lineup:
-    """Who serves now: deployments and their loaded models, replaced as a whole. Requests in flight keep the one they began with."""
+    """Who serves now: deployments, their loaded models and how these get their inputs (by digest), replaced as a whole.
+
+    Requests in flight keep the one they began with.
+    """
 
     deployments: tuple[Deployment, ...] = ()
     models: Mapping[str, LoadedModel] = field(default_factory=dict)
     failures: Mapping[str, str] = field(default_factory=dict)
+    plans: Mapping[str, Plan] = field(default_factory=dict)
 
     @property
     def live(self) -> Deployment | None:
@@ -80,9 +85,11 @@ class Scorer:
         registry: ModelRegistry,
         blobs: BlobStore,
         log: PredictionLog,
+        plan_for: PlanFor | None = None,
     ) -> None:
         self.service = service
-        self.plan = plan
+        self._plan = plan
+        self._plan_for = plan_for
         self.registry = registry
         self.log = log
         self._router = router
@@ -95,6 +102,15 @@ class Scorer:
     def lineup(self) -> Lineup:
         """Who serves now."""
         return self._lineup
+
+    @property
+    def plan(self) -> Plan:
+        """How the live model gets its inputs; requests are understood by it."""
+        return self.plan_of(self._lineup, self._lineup.live)
+
+    def plan_of(self, lineup: Lineup, deployment: Deployment | None) -> Plan:
+        """How a deployment's model gets its inputs."""
+        return self._plan if deployment is None else lineup.plans.get(deployment.digest, self._plan)
 
     def refresh(self) -> bool:
         """Take over the router's deployments; say whether anything changed.
@@ -110,12 +126,18 @@ class Scorer:
             if tuple(d for d in wanted if d.id not in before.failures) == before.deployments:
                 return False
             models: dict[str, LoadedModel] = {}
+            plans: dict[str, Plan] = {}
             failures: dict[str, str] = {}
             for deployment in wanted:
                 try:
+                    version = self.registry.get(deployment.model, deployment.version)
+                    plan = self._plan_for(version.meta) if self._plan_for is not None else self._plan
                     models[deployment.digest] = (
-                        before.models.get(deployment.digest) or models.get(deployment.digest) or self._load(deployment)
+                        before.models.get(deployment.digest)
+                        or models.get(deployment.digest)
+                        or self._load(deployment, version.digest, plan)
                     )
+                    plans[deployment.digest] = plan
                 except TidemillError as error:
                     if deployment.role == "live":
                         raise
@@ -123,19 +145,18 @@ class Scorer:
                     extra = {"service": self.service.name, "deployment": deployment.id, "reason": str(error)}
                     logger.error("deployment.refused", extra=extra)
             taken = tuple(d for d in wanted if d.id not in failures)
-            self._lineup = Lineup(taken, models, failures)
+            self._lineup = Lineup(taken, models, failures, plans)
             return taken != before.deployments
 
-    def _load(self, deployment: Deployment) -> LoadedModel:
-        registered = self.registry.get(deployment.model, deployment.version).digest
+    def _load(self, deployment: Deployment, registered: str, plan: Plan) -> LoadedModel:
         if registered != deployment.digest:
             raise CorruptError(
                 f"{deployment.model} version {deployment.version} is registered as {registered} and deployed as {deployment.digest}; "
                 "deploy the registered artifact"
             )
         model = self._runtime.load(self._blobs.fetch(deployment.digest))
-        if model.features != self.plan.columns:
-            missing = sorted(set(model.features) - set(self.plan.columns))
+        if model.features != plan.columns:
+            missing = sorted(set(model.features) - set(plan.columns))
             raise InvalidError(
                 f"{deployment.model} version {deployment.version} was trained on other columns than {self.service.name} has now"
                 f"{': it needs ' + ', '.join(missing) if missing else ''}; retrain it or restore the service's features"
@@ -174,13 +195,23 @@ class Scorer:
     ) -> list[Prediction]:
         """Answer without logging or comparing. `version` asks for one deployed version instead of the router's choice."""
         lineup = lineup or self._lineup
-        rows = _Rows(ids, inputs, requests, at_us)
+        rows, made_by = _Rows(ids, inputs, requests, at_us), self.plan_of(lineup, lineup.live)
         out: list[Prediction | None] = [None] * len(ids)
         for deployment, places in self._route(lineup, ids, version):
             chosen = rows if len(places) == len(ids) else rows.pick(places)
-            for i, prediction in zip(places, self._score(lineup, deployment, deployment.role, chosen), strict=True):
+            answerer, chosen = self._with_inputs(lineup, deployment, chosen, made_by)
+            for i, prediction in zip(places, self._score(lineup, answerer, answerer.role, chosen), strict=True):
                 out[i] = prediction
         return [prediction for prediction in out if prediction is not None]
+
+    def _with_inputs(self, lineup: Lineup, deployment: Deployment, rows: _Rows, made_by: Plan) -> tuple[Deployment, _Rows]:
+        """The rows with the inputs that a deployment's model reads. Where a request brought inputs along, they are the live model's, which answers."""
+        plan = self.plan_of(lineup, deployment)
+        if plan is made_by:
+            return deployment, rows
+        if lineup.live is not None and not all(map(plan.can_look_up, rows.requests)):
+            return lineup.live, rows
+        return deployment, rows._replace(inputs=plan.inputs(rows.requests, rows.at_us))
 
     def _route(self, lineup: Lineup, ids: Sequence[str], version: int | None) -> list[tuple[Deployment, Sequence[int]]]:
         if version is not None:
@@ -203,7 +234,7 @@ class Scorer:
         started = perf_counter_ns()
         scores = lineup.models[deployment.digest].predict(rows.inputs).tolist()
         latency_us = (perf_counter_ns() - started) // 1000
-        service, model, version, columns = self.service.name, deployment.model, deployment.version, self.plan.columns
+        service, model, version, columns = self.service.name, deployment.model, deployment.version, self.plan_of(lineup, deployment).columns
         return [
             Prediction(key, service, model, version, role, at, score, columns, values, request, latency_us)
             for key, values, request, at, score in zip(*rows, scores, strict=True)
@@ -224,6 +255,24 @@ class Scorer:
                 others[other.id] = other
                 groups.setdefault(other.id, []).append(prediction)
         for name, rows in groups.items():
-            asked = _Rows([p.id for p in rows], [p.values for p in rows], [p.request for p in rows], [p.at_us for p in rows])
-            out += self._score(lineup, others[name], "shadow", asked)
+            out += self._compared(lineup, others[name], rows, by_version)
+        return out
+
+    def _compared(
+        self, lineup: Lineup, other: Deployment, answers: Sequence[Prediction], by_version: Mapping[tuple[str, int], Deployment]
+    ) -> list[Prediction]:
+        """The same requests scored by another deployment, from the inputs that its own model reads."""
+        out: list[Prediction] = []
+        plan = self.plan_of(lineup, other)
+        same, looked_up = list[Prediction](), list[Prediction]()
+        for prediction in answers:
+            if self.plan_of(lineup, by_version[prediction.model, prediction.version]) is plan:
+                same.append(prediction)
+            elif plan.can_look_up(prediction.request):
+                looked_up.append(prediction)
+        for rows, fresh in ((same, False), (looked_up, True)):
+            if rows:
+                requests, at_us = [p.request for p in rows], [p.at_us for p in rows]
+                inputs = plan.inputs(requests, at_us) if fresh else [p.values for p in rows]
+                out += self._score(lineup, other, "shadow", _Rows([p.id for p in rows], inputs, requests, at_us))
         return out
