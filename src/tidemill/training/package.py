@@ -26,7 +26,7 @@ from tidemill.training.trees import INPUT, to_onnx
 TOLERANCE = 1e-5
 """Greatest difference between a model's native and ONNX scores with which it may be packed."""
 _MLFLOW = "3.0.0"
-_KEPT = ("service", "rows", "trained_from_us", "trained_to_us", "holdout_us", "dataset")
+_KEPT = ("service", "rows", "trained_from_us", "trained_to_us", "holdout_us", "dataset", "views")
 _PROBES = 512
 
 
