@@ -34,7 +34,7 @@ def test_wrong_tables_are_refused_with_the_column(tmp_path: Path) -> None:
         store.join(spine(), [BUSY], {})
     with pytest.raises(InvalidError, match="'left_at' of table 'trips' is timestamp"):
         store.join(spine(), [BUSY], scan(tmp_path, left_at=[NOON.replace(tzinfo=None)]))
-    with pytest.raises(InvalidError, match="only numbers can be aggregated"):
+    with pytest.raises(InvalidError, match="busy__delay_mean_1h needs numbers"):
         store.join(spine(), [BUSY], scan(tmp_path, delay=["1.0"]))
     with pytest.raises(InvalidError, match="has no column gone"):
         store.join(spine(), [FeatureView("b", Entity("place"), TRIPS, [latest("gone", ttl="1h")])], scan(tmp_path))

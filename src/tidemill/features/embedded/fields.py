@@ -57,46 +57,6 @@ def quote(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def is_number(kind: pa.DataType) -> bool:
-    """Whether values of a type can be summed."""
-    return bool(
-        pa.types.is_integer(kind)
-        or pa.types.is_floating(kind)
-        or pa.types.is_decimal(kind)
-        or pa.types.is_boolean(kind)
-        or pa.types.is_null(kind)
-    )
-
-
-def check_types(table: Table, views: Sequence[FeatureView], schema: pa.Schema) -> None:
-    """Raise `InvalidError` for features whose column has a type that they cannot be computed of."""
-    for view in views:
-        for a in view.aggregates:
-            if not a.column or a.column not in schema.names:
-                continue
-            kind = schema.field(a.column).type
-            if a.kind in NUMERIC and not is_number(kind):
-                raise InvalidError(
-                    f"column {a.column!r} of table {table.name!r} is {kind}; only numbers can be aggregated to "
-                    f"{view.full_name(a)} (use latest(), first(), last() or count())"
-                )
-            if a.kind in ("distinct", "top") and not _countable(kind):
-                raise InvalidError(
-                    f"column {a.column!r} of table {table.name!r} is {kind}; {view.full_name(a)} counts texts, integers or booleans"
-                )
-
-
-def _countable(kind: pa.DataType) -> bool:
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return bool(
-        pa.types.is_string(kind)
-        or pa.types.is_large_string(kind)
-        or pa.types.is_integer(kind)
-        or pa.types.is_boolean(kind)
-        or pa.types.is_null(kind)
-    )
-
-
 def expression(field: Field, schema: pa.Schema, masks: Mapping[str, str]) -> str:
     """The SQL of a field; `masks` spells the boolean column of each condition."""
     if field.form == "present" and not field.column:

@@ -15,9 +15,10 @@ import numpy as np
 import pyarrow as pa
 
 from tidemill.core.definitions import FeatureView, Table
-from tidemill.features.embedded.fields import Field, check_types, conditions, expression, fields_of, quote, refused
+from tidemill.features.checks import check_columns, check_types
+from tidemill.features.embedded.fields import Field, conditions, expression, fields_of, quote, refused
 from tidemill.features.embedded.revisions import Revised, revisions
-from tidemill.features.embedded.source import FILES, ORDER, Int64, Rows, check_columns, relation
+from tidemill.features.embedded.source import FILES, ORDER, Int64, Rows, relation
 from tidemill.versioning.ports import Scan
 
 _BROKEN = (duckdb.BinderException, duckdb.ParserException, duckdb.ConversionException)

@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tidemill.core.definitions import FeatureView
-from tidemill.core.errors import InvalidError, not_found
+from tidemill.core.errors import not_found
+from tidemill.features.checks import check_spine, is_number, not_a_number
 from tidemill.features.embedded.answers import ZERO, answers
 from tidemill.features.embedded.explain import explain
-from tidemill.features.embedded.fields import is_number
 from tidemill.features.embedded.kernels import Keyed, Queries
 from tidemill.features.embedded.load import Loader, spine_parts
 from tidemill.features.embedded.source import Int64, Rows
@@ -49,7 +49,7 @@ class DuckOfflineStore:
         self._db = duckdb.connect(config=config)
 
     def join(self, spine: pa.Table, views: Sequence[FeatureView], scans: Mapping[str, Scan]) -> pa.Table:
-        _check_spine(spine, views)
+        check_spine(spine.schema, views)
         at = pc.cast(spine[AT], pa.timestamp("us", "UTC"), safe=False).cast(pa.int64())
         last = pc.max(at).as_py()
         until = _BEFORE_ALL if last is None else last
@@ -88,17 +88,6 @@ class DuckOfflineStore:
 
     def explain(self, row: Mapping[str, Any], view: FeatureView, scan: Scan, *, limit: int = 200) -> list[SourceRow]:
         return explain(self._db.cursor(), row, view, scan, limit)
-
-
-def _check_spine(spine: pa.Table, views: Sequence[FeatureView]) -> None:
-    wanted = {AT, *(k for v in views for k in v.keys)}
-    if missing := sorted(wanted - set(spine.column_names)):
-        raise InvalidError(f"the spine lacks {', '.join(missing)}; it has {', '.join(spine.column_names)}")
-    kind = spine.schema.field(AT).type
-    if not pa.types.is_timestamp(kind) or kind.tz is None:
-        raise InvalidError(f"the spine's column {AT!r} is {kind}; it must be a timestamp with a time zone, timestamp[us, tz=UTC]")
-    if twice := sorted(set(spine.column_names) & {c for v in views for c in v.columns}):
-        raise InvalidError(f"the spine already has {', '.join(twice)}; rename the column or the feature")
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +133,5 @@ def view_columns(spine: SpineRows, view: FeatureView, rows: Rows) -> dict[str, p
 
 def _numbers(formula: Formula, name: str, values: pa.Array) -> np.ndarray[Any, Any]:
     if not is_number(values.type):
-        raise InvalidError(
-            f"the expression {formula.name!r} computes with {name}, which is {values.type}; use an on-demand feature instead"
-        )
+        raise not_a_number(formula.name, name, values.type)
     return np.asarray(values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False), dtype=np.float64)

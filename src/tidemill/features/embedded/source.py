@@ -6,15 +6,13 @@ its table key becomes known.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tidemill.core.definitions import Table
-from tidemill.core.errors import InvalidError
 from tidemill.features.embedded.fields import Field, plain_times, quote
 from tidemill.versioning.ports import Scan
 
@@ -52,19 +50,6 @@ class Rows:
     def holds(self, where: str) -> npt.NDArray[np.bool_]:
         """Which rows a condition holds for."""
         return np.asarray(self.columns[self.names[where]].to_numpy(zero_copy_only=False), dtype=bool)
-
-
-def check_columns(table: Table, scan: Scan, wanted: Iterable[str]) -> None:
-    """Raise `InvalidError` for columns that the table lacks and for times without a zone."""
-    names = set(scan.schema.names)
-    if missing := sorted({c for c in (*wanted, table.event_time, table.known_time, *table.keys) if c not in names}):
-        raise InvalidError(f"table {table.name!r} has no column {', '.join(missing)}; it has {', '.join(scan.schema.names)}")
-    for name in (table.event_time, table.known_time):
-        kind = scan.schema.field(name).type
-        if not pa.types.is_timestamp(kind) or kind.tz is None:
-            raise InvalidError(
-                f"column {name!r} of table {table.name!r} is {kind}; it must be a timestamp with a time zone, for example timestamp[us, tz=UTC]"
-            )
 
 
 def relation(scan: Scan, where: Mapping[str, str]) -> str:

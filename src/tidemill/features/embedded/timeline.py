@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tidemill.core.errors import InvalidError
+from tidemill.features.checks import check_key, plain_key
 from tidemill.features.embedded.source import Int64
 
 _WIDE = 2**62
@@ -136,23 +136,11 @@ def encode(spine: pa.Table, rows: pa.Table, keys: tuple[str, ...], view: str) ->
 
 
 def _together(spine: pa.ChunkedArray, rows: pa.ChunkedArray, key: str, view: str) -> pa.Array:
-    mine, theirs = _plain(spine), _plain(rows)
+    check_key(view, key, rows.type, spine.type)
+    mine, theirs = spine.cast(plain_key(spine.type)), rows.cast(plain_key(rows.type))
     if pa.types.is_null(mine.type):
         mine = mine.cast(theirs.type)
     if pa.types.is_null(theirs.type):
         theirs = theirs.cast(mine.type)
-    if mine.type != theirs.type:
-        raise InvalidError(
-            f"key {key!r} of feature view {view!r} is {rows.type} in its table and {spine.type} in the spine; cast one of the two"
-        )
     both: pa.Array = pa.chunked_array([*mine.chunks, *theirs.chunks], type=mine.type).combine_chunks()
     return both
-
-
-def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if pa.types.is_integer(kind):
-        kind = pa.int64()
-    elif pa.types.is_large_string(kind):
-        kind = pa.string()
-    return column.cast(kind)
