@@ -8,7 +8,7 @@ from collections.abc import Collection
 import sqlalchemy as sa
 
 from tidemill import features
-from tidemill.core.errors import InvalidError, NotFoundError, UnavailableError
+from tidemill.core.errors import InvalidError, LostError, NotFoundError, UnavailableError
 from tidemill.features.freshness import Freshness
 from tidemill.features.materialize import Filled, Progress, Stale
 from tidemill.features.pieces import Published
@@ -56,15 +56,21 @@ def feed(
 
     Idempotent and level-triggered: it looks at what is missing, so a killed run is simply taken again. See `features.materialize`.
     """
-    now = loop.clock.now_us()
+    now, done = loop.clock.now_us(), list[Filled]()
     with loop.writing():
         features.number(loop.ledger, loop.definitions.views.values(), at_us=now, actor=loop.actor)
         with loop.ledger.read() as db:
             remembered = features.remembered(db)
-        done = features.materialize(
-            loop.processor, published(loop), at_us=now, views=views, from_us=from_us, until_us=until_us, publish=publish,
-            remembered=remembered, progress=progress,
-        )  # fmt: skip
+        for last in (False, True):
+            try:
+                done = features.materialize(
+                    loop.processor, published(loop), at_us=now, views=views, from_us=from_us, until_us=until_us, publish=publish,
+                    remembered=remembered, progress=progress,
+                )  # fmt: skip
+                break
+            except LostError:  # what was lost is absent by now, and is made anew
+                if last:
+                    raise
         _note_published(loop)
         features.drop_unread(loop.processor, loop.ledger, now_us=now, actor=loop.actor)
         refresh(loop)

@@ -187,16 +187,13 @@ def test_a_server_under_memory_pressure_loses_nothing_silently(tmp_path: Path) -
                 client.set(f"other{i}", bytes(100_000))
         with small.client() as client:
             assert client.info("stats")["evicted_keys"] > 0
-        missing = answered = 0
+        missing = 0
         for key in states(200):
             try:
-                assert open_online(small.url, "p").read([key]) != [None]
-                answered += 1
+                assert store.read([key]) != [None]
             except LostError:
                 missing += 1
         assert missing
-        with small.client() as client:
-            assert answered <= client.dbsize()
 
 
 def test_an_older_copy_is_noticed(tmp_path: Path) -> None:

@@ -231,10 +231,16 @@ class RedisOnlineStore:
         """Forget the states that are due."""
         count = 0
         with self._lock, self._client.patient() as server:
-            for view in self._views(server):
-                while members := server.zrangebyscore(self._index + view, -now_us, now_us, 0, _PIECE):
+            views = self._views(server)
+            while views:
+                with server.pipeline(transaction=False) as pipe:
+                    for view in views:
+                        pipe.zrangebyscore(self._index + view, -now_us, now_us, 0, _PIECE)
+                    found = [(view, members) for view, members in zip(views, pipe.execute(), strict=True) if members]
+                for view, members in found:
                     self._forget(server, view, members)
                     count += len(members)
+                views = [view for view, members in found if len(members) == _PIECE]
         return count
 
     def _forget(self, server: Any, view: str, members: Iterable[bytes]) -> None:

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from tidemill.core.definitions import Table
 from tidemill.core.errors import InvalidError
 from tidemill.features.embedded.tiles import FOREVER, NEVER, ViewPlan
+from tidemill.features.ports import MAX_VALUE_BYTES
 
 Part = tuple[Any, Sequence[Any]] | None
 """A row's key and values in one view; None where a part of the key is null."""
@@ -28,6 +29,23 @@ def check(table: Table, plans: Sequence[ViewPlan], source: pa.Table) -> None:
     wanted += [c for p in plans for c, _ in p.fields]
     if missing := sorted(set(wanted) - set(source.column_names)):
         raise InvalidError(f"rows of table {table.name!r} lack {', '.join(missing)}; they have {', '.join(source.column_names)}")
+    for name in dict.fromkeys(wanted):
+        _check_size(table, source, name)
+
+
+def _check_size(table: Table, source: pa.Table, name: str) -> None:
+    """Raise `InvalidError` for a text or binary value of more than `MAX_VALUE_BYTES`."""
+    kind = source.schema.field(name).type
+    if not (pa.types.is_large_string(kind) or pa.types.is_large_binary(kind) or pa.types.is_string(kind) or pa.types.is_binary(kind)):
+        return
+    if source[name].nbytes <= MAX_VALUE_BYTES:
+        return
+    sizes = pc.binary_length(source[name])
+    if (largest := pc.max(sizes).as_py() or 0) > MAX_VALUE_BYTES:
+        row = pc.index(sizes, largest).as_py()
+        raise InvalidError(
+            f"row {row} of table {table.name!r} has {largest} bytes in {name!r}; a value has {MAX_VALUE_BYTES} at most; nothing of this piece was taken"
+        )
 
 
 def rows(table: Table, plans: Sequence[ViewPlan], source: pa.Table) -> Iterator[Taken]:

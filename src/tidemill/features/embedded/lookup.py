@@ -31,13 +31,14 @@ class OnlineLookup:
         plans = [sight.plan for sight in sights]
         asked = [[request_key(plan, request) for plan in plans] for request in keys]
         texts = {key: key_text(key) for row in asked for key in row}
-        wanted = [(sight.stored, texts[key]) for row in asked for sight, key in zip(sights, row, strict=True) if key is not None]
+        told = [sight for sight in sights if sight.place.status == "published"]
+        wanted = [sight.place.sentinel for sight in told]
+        wanted += [(sight.stored, texts[key]) for row in asked for sight, key in zip(sights, row, strict=True) if key is not None]
         if self.tail is not None:
             self.tail.look()
-        found = self._online.read(wanted)
-        if None in found:
-            self._sights.still_there(sights)
-        bodies = iter(found)
+        bodies = iter(self._online.read(wanted))
+        for sight in told:
+            self._sights.clock(sight, next(bodies))
         return [
             [self._found(plan, key, None if key is None else next(bodies), at_us) for plan, key in zip(plans, row, strict=True)]
             for row in asked

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 from tidemill.core.errors import InvalidError
@@ -21,7 +22,10 @@ _PUT_STATE = (
     " ON CONFLICT DO UPDATE SET body = excluded.body, expires_us = excluded.expires_us"
 )
 _PUT_CURSOR = "INSERT INTO cursor VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value"
-_GET_STATE = "SELECT body FROM state WHERE view = ? AND key = ?"
+_FEW = 8
+"""Keys that are asked for in columns of one row, each number by a statement of its own."""
+_STEP, _MANY = 32, 512
+"""More keys are rows of a join, padded to a multiple of `_STEP` so that few statements are ever compiled, `_MANY` in a statement."""
 
 
 class SqliteOnlineStore:
@@ -30,7 +34,7 @@ class SqliteOnlineStore:
     def __init__(self, path: str | Path) -> None:
         self._lock = threading.Lock()
         self._db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
-        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=60000"):
+        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=60000", "mmap_size=1073741824"):
             self._db.execute(f"PRAGMA {pragma}")
         for statement in _SCHEMA:
             self._db.execute(statement)
@@ -57,10 +61,29 @@ class SqliteOnlineStore:
                 raise
 
     def read(self, keys: Sequence[tuple[str, str]]) -> list[bytes | None]:
-        execute = self._db.execute
+        if len(keys) <= _FEW:
+            if not keys:
+                return []
+            with self._lock:
+                return list(self._db.execute(_few(len(keys)), [part for key in keys for part in key]).fetchone())
+        found: list[bytes | None] = []
         with self._lock:
-            hits = [execute(_GET_STATE, key).fetchone() for key in keys]
-        return [hit[0] if hit else None for hit in hits]
+            self._db.execute("BEGIN")
+            try:
+                for start in range(0, len(keys), _MANY):
+                    found += self._join(keys[start : start + _MANY])
+            finally:
+                self._db.execute("COMMIT")
+        return found
+
+    def _join(self, keys: Sequence[tuple[str, str]]) -> list[bytes | None]:
+        size = -(-len(keys) // _STEP) * _STEP
+        values = [part for key in keys for part in key]
+        values += [""] * (2 * size - len(values))
+        found: list[bytes | None] = [None] * size
+        for i, body in self._db.execute(_many(size), values):
+            found[i] = body
+        return found[: len(keys)]
 
     def cursors(self) -> dict[str, str]:
         with self._lock:
@@ -84,3 +107,14 @@ class SqliteOnlineStore:
         """Let go of the file."""
         with self._lock:
             self._db.close()
+
+
+@cache
+def _few(n: int) -> str:
+    return "SELECT " + ", ".join(["(SELECT body FROM state WHERE view = ? AND key = ?)"] * n)
+
+
+@cache
+def _many(n: int) -> str:
+    asked = ", ".join(f"({i}, ?, ?)" for i in range(n))
+    return f"WITH asked (i, v, k) AS (VALUES {asked}) SELECT i, body FROM asked JOIN state ON view = v AND key = k"

@@ -16,8 +16,8 @@ from tidemill.core.digests import PREFIX
 from tidemill.core.meaning import view_body, view_digest, view_from
 from tidemill.features.ports import OnlineStore, Status
 
-ALIVE, DEAD = b"1", b""
-"""Bodies of a sentinel."""
+_DEAD = b""
+"""Body of the sentinel of a version that may not be read; of others it is the writer's clock."""
 _CURRENT = "current:"
 Written = tuple[dict[tuple[str, str], bytes], dict[str, str]]
 """States and cursors."""
@@ -33,6 +33,7 @@ class Place:
     known_us: int | None = None
     mark: str = ""
     turn: int = 0
+    clock_us: int = 0
 
     @property
     def name(self) -> str:
@@ -54,6 +55,7 @@ class Place:
                 "known_us": self.known_us,
                 "mark": self.mark,
                 "turn": self.turn,
+                "clock_us": self.clock_us,
             }
         )
 
@@ -62,7 +64,7 @@ class Place:
         cursors = {self.name: self.record()}
         if current:
             cursors[_CURRENT + self.view.name] = self.name
-        return {self.sentinel: ALIVE if self.status == "published" else DEAD}, cursors
+        return {self.sentinel: b"%d" % self.clock_us if self.status == "published" else _DEAD}, cursors
 
     def alone(self) -> Definitions:
         """Definitions of nothing but this view."""
@@ -79,7 +81,8 @@ def places(cursors: Mapping[str, str]) -> Iterator[Place]:
     for name, text in sorted(cursors.items()):
         if "@" in name and "/" not in name and not name.startswith(_CURRENT):
             found = json.loads(text)
-            yield Place(view_from(found["body"]), found["digest"], found["status"], found["known_us"], found["mark"], found["turn"])
+            given = (found[name] for name in ("digest", "status", "known_us", "mark", "turn", "clock_us"))
+            yield Place(view_from(found["body"]), *given)
 
 
 def current(cursors: Mapping[str, str]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from tidemill.core.definitions import Definitions, FeatureView
-from tidemill.core.errors import InvalidError, not_found
+from tidemill.core.errors import InvalidError, LostError, not_found
 from tidemill.core.meaning import table_digest, view_digest
 from tidemill.features.embedded.memory import TableMemory, segments
 from tidemill.features.embedded.tiles import ViewPlan
@@ -48,7 +48,7 @@ class Plans:
         return TableMemory(self.tables[table], plans, table_digest([p.view for p in plans]))
 
     def load(self, table: str, online: OnlineStore, cursors: Mapping[str, str]) -> tuple[TableMemory, int | None]:
-        """The memory of a table as it was committed, and the clock it was committed at; marks the table as stale when its views changed."""
+        """The memory of a table as it was committed, and the clock it was committed at; marks the table as stale when its views changed. Raises `LostError`."""
         memory = self.memory(table)
         if table not in cursors:
             return memory, None
@@ -56,7 +56,10 @@ class Plans:
         if cursor["digest"] != memory.digest:
             self.stale.add(table)
             return memory, None
-        memory.load(cursor, online.read(segments(memory.table, cursor)))
+        bodies = online.read(segments(memory.table, cursor))
+        if None in bodies:
+            raise LostError(f"the online store has lost rows of table {table!r}; run `tidemill features materialize`")
+        memory.load(cursor, bodies)
         return memory, cursor["clock_us"]
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from tidemill.core.definitions import Definitions, FeatureView
 from tidemill.core.errors import not_found
 from tidemill.features.embedded import decode
-from tidemill.features.embedded.memory import Kept, TableMemory, segments
+from tidemill.features.embedded.memory import REWIND_US, Kept, TableMemory, segments
 from tidemill.features.embedded.plans import Plans, key_text, request_key
 from tidemill.features.embedded.tiles import NEVER, State, ViewPlan, pack
 from tidemill.features.ports import OnlineStore
@@ -54,6 +54,11 @@ class TileProcessor:
         """Tables whose state was made under other definitions; `reset` them and push their rows again (`materialize` does)."""
         return tuple(sorted(self._plans.stale))
 
+    @property
+    def clock_us(self) -> int:
+        """How far time has come; before the first row and read, long ago."""
+        return self._clock
+
     def retention_us(self, table: str) -> int:
         """How far back rows of a table can matter: its longest window or ttl."""
         return self._tables[table].retention
@@ -62,6 +67,12 @@ class TileProcessor:
         """The greatest known time pushed so far, None before the first row."""
         found = self._tables[table].known_us
         return None if found == NEVER else found
+
+    def check(self, table: str, rows: pa.Table) -> None:
+        """Raise `InvalidError` for rows that `push` would refuse: columns that are missing, values that are too large."""
+        memory = self._tables.get(table)
+        if memory is not None:
+            decode.check(memory.table, memory.plans, rows)
 
     def push(self, table: str, rows: pa.Table) -> int:
         """Take rows of a table; return how many were new and can still count. Tables that no view reads are ignored."""
@@ -147,19 +158,21 @@ class TileProcessor:
         """Write changed states, the rows behind them and the cursors in one transaction."""
         with self._lock:
             states: dict[tuple[str, str], bytes] = {}
+            due: dict[tuple[str, str], int] = {}
             for name, keys in self._dirty.items():
                 plan, cache = self._plans.by_name[name], self._cache[name]
                 for key in keys:
                     state = cache[key]
                     if state.clock < self._clock:
                         plan.advance(state, self._clock)
-                    states[name, key_text(key)] = pack(state)
+                    place = name, key_text(key)
+                    states[place], due[place] = pack(state), plan.horizon(state) + REWIND_US
             cursors = {}
             for name, memory in self._tables.items():
                 memory.forget(self._clock)
                 log, cursors[name] = memory.save(self._clock)
                 states |= log
-            self._online.write(states, cursors)
+            self._online.write(states, cursors, due)
             for memory in self._tables.values():
                 for segment in memory.drop_dead():
                     self._online.clear(segment)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tidemill.core.definitions import FeatureView
 from tidemill.core.errors import InvalidError
 from tidemill.core.meaning import view_digest
 from tidemill.features.embedded.memory import TableMemory
-from tidemill.features.embedded.places import ALIVE, Place, Scoped, current, new_place, places
+from tidemill.features.embedded.places import Place, Scoped, current, new_place, places
 from tidemill.features.embedded.plans import Plans
 from tidemill.features.embedded.tiles import ViewPlan
 from tidemill.features.embedded.versions import unpublished
@@ -18,13 +18,14 @@ from tidemill.features.ports import OnlineStore
 
 @dataclass(slots=True, eq=False)
 class Sight:
-    """A version as this process sees it. `stored`: what its states are stored under; `memory`: the writer's rows, as of a cursor."""
+    """A version as this process sees it. `stored`: what its states are stored under; `single`: its key if it is one column; `memory`: the writer's rows, as of a cursor."""
 
     view: FeatureView
     place: Place
     plan: ViewPlan
     plans: Plans
     stored: str
+    single: str
     memory: tuple[str, TableMemory] | None = None
 
 
@@ -50,21 +51,22 @@ class Sights:
         if place.status != "published" and (there or digest not in self._begun):
             raise unpublished(place, current(cursors).get(view.name))
         plans = Plans(place.alone())
-        sight = Sight(view, place, plans.by_name[view.name], plans, f"{place.name}/{view.name}")
+        sight = Sight(
+            view, place, plans.by_name[view.name], plans, f"{place.name}/{view.name}", view.keys[0] if len(view.keys) == 1 else ""
+        )
         if place.status == "published":
             self._seen[id(view)] = sight
         return sight
 
-    def still_there(self, sights: Sequence[Sight]) -> None:
-        """No state of a key means that no row has named it, or that the version is gone: then this is an `InvalidError`."""
-        published = [s for s in sights if s.place.status == "published"]
-        for sight, body in zip(published, self._online.read([s.place.sentinel for s in published]), strict=True):
-            if body != ALIVE:
-                self._seen.pop(id(sight.view), None)
-                raise InvalidError(
-                    f"the online state of {sight.place.name} is gone; run `tidemill features materialize {sight.view.name}`, or deploy a "
-                    "model that was trained on the current version"
-                )
+    def clock(self, sight: Sight, said: bytes | None) -> int:
+        """The writer's clock in the sentinel of a version. Raises `InvalidError` when the version may not be read any more."""
+        if not said:
+            self._seen.pop(id(sight.view), None)
+            raise InvalidError(
+                f"the online state of {sight.place.name} is gone; run `tidemill features materialize {sight.view.name}`, or deploy a "
+                "model that was trained on the current version"
+            )
+        return int(said)
 
     def memory(self, sight: Sight) -> TableMemory:
         """The rows that the writer remembers."""

@@ -118,6 +118,9 @@ class ViewPlan:
         self.ttl = max((ttl for _, _, ttl in self.latest), default=-1)
         self.one = not view.table.keys
         self.retention = max([w.over + w.hop for w in self.windows] + [self.ttl])
+        self.nothing: dict[str, Any] = {}
+        """The features of a key that no row has named, at any time."""
+        self.read(self.new(), 0, self.nothing)
 
     def _plan(self, a: Aggregate) -> None:
         name = self.view.full_name(a)
@@ -236,6 +239,19 @@ class ViewPlan:
         place = bisect_left(newest, row[:3])
         if place < len(newest) and newest[place][:3] == row[:3]:
             del newest[place]
+
+    def horizon(self, state: State) -> int:
+        """From when on the state reads as that of a key that no row has named; `FOREVER` for never."""
+        found = NEVER
+        for window, tiles in zip(self.windows, state.tiles, strict=True):
+            if tiles:
+                found = max(found, (max(tiles) + 1) * window.hop + window.over + window.hop)
+        if state.newest:
+            found = max(found, state.newest[-1][0] + self.ttl)
+        for visible, _, _, row in state.ahead:
+            if visible < FOREVER:
+                found = max(found, max(visible, row[0]) + self.retention)
+        return found + 1
 
     def read(self, state: State, at: int, into: dict[str, Any]) -> None:
         """Put the features at `at` into a dict; the state's clock must be there already."""

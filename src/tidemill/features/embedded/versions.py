@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from tidemill.core.definitions import Definitions, FeatureView
-from tidemill.core.errors import ConflictError, InvalidError, not_found
+from tidemill.core.errors import ConflictError, InvalidError, LostError, not_found
 from tidemill.core.meaning import view_digest
+from tidemill.features.embedded.memory import segments
 from tidemill.features.embedded.places import Place, Scoped, Written, current, new_place, places
 from tidemill.features.embedded.processor import TileProcessor
 from tidemill.features.embedded.tiles import NEVER
@@ -38,15 +41,15 @@ class ViewProcessor:
         self._open: dict[str, TileProcessor] = {}
         self._known: dict[str, int] = {}
         self._by_view: dict[int, tuple[FeatureView, str]] = {}
+        self._broken = False
+        self._gone = {name.partition("/")[0] for name in online.lost()}
         self._look()
-        gone = {name.partition("/")[0] for name in online.lost()}
-        for place in self._places.values():
-            if place.name in gone:
-                place.status = "absent"
 
     def _look(self) -> None:
         """See what the store has. What another writer has changed is opened again when it is needed, without what was pushed here meanwhile."""
         cursors = self._online.cursors()
+        if self._broken:
+            self._open, self._known, self._places, self._broken = {}, {}, {}, False
         found = {place.digest: place for place in places(cursors)}
         for digest in list(self._open):
             if cursors.get(self._places[digest].name) != self._records.get(digest):
@@ -55,6 +58,9 @@ class ViewProcessor:
         self._places = {d: self._places[d] if d in self._open else place for d, place in found.items()} | {
             d: p for d, p in self._places.items() if d in self._open and d not in found
         }
+        for place in self._places.values():
+            if place.name in self._gone:
+                place.status = "absent"
         self._records = {digest: cursors[place.name] for digest, place in found.items()}
         self._current = current(cursors)
         known = {place.view.name for place in found.values()}
@@ -73,11 +79,29 @@ class ViewProcessor:
 
     def push(self, table: str, rows: pa.Table, *, only: Collection[str] | None = None) -> int:
         with self._lock:
+            self._mend()
             takes = [p for p in self._places.values() if p.view.table.name == table and self._takes(p, only)]
-            new = max((self._tiles(place).push(table, rows) for place in takes), default=0)
+            for place in takes:
+                self._tiles(place).check(table, rows)
+            new = max((self._push(place, rows) for place in takes), default=0)
             for place in takes:  # also of rows that count no more: the lag is of what has come, not of what is kept
                 self._known[place.digest] = max(newest(place.view, rows), self._known.get(place.digest, NEVER))
             return new
+
+    def _push(self, place: Place, rows: pa.Table) -> int:
+        tiles = self._tiles(place)
+        with self._noticing(place):
+            return tiles.push(place.view.table.name, rows)
+
+    @contextmanager
+    def _noticing(self, place: Place) -> Iterator[None]:
+        """A version of which something was lost is absent from then on, to be begun anew."""
+        try:
+            yield
+        except LostError:
+            self._gone.add(place.name)
+            self._broken = True
+            raise
 
     def _takes(self, place: Place, only: Collection[str] | None) -> bool:
         return (place.status != "absent" or place.digest in self._fresh) and (only is None or place.digest in only)
@@ -85,12 +109,15 @@ class ViewProcessor:
     def read(self, views: Sequence[FeatureView], keys: Sequence[Mapping[str, Any]], at_us: int) -> list[dict[str, Any]]:
         """Feature values at `at_us`. Raises `InvalidError` for a version that is not published, and for a time whose rows are forgotten."""
         with self._lock:
+            self._mend()
             self._clock = max(self._clock, at_us)
             answers: list[dict[str, Any]] = [{} for _ in keys]
             for view in views:
                 place = self._readable(view)
-                for answer, found in zip(answers, self._tiles(place).read([place.view], keys, at_us), strict=True):
-                    answer |= found
+                tiles = self._tiles(place)
+                with self._noticing(place):
+                    for answer, found in zip(answers, tiles.read([place.view], keys, at_us), strict=True):
+                        answer |= found
             return answers
 
     def _readable(self, view: FeatureView) -> Place:
@@ -114,23 +141,40 @@ class ViewProcessor:
 
     def commit(self, marks: Mapping[str, str] | None = None) -> None:
         with self._lock:
-            for digest in {*self._open, *(d for d in marks or () if d in self._places)}:
-                place, tiles = self._places[digest], self._tiles(self._places[digest])
-                tiles.advance(self._clock)
-                known = max(self._known.pop(digest, NEVER), NEVER if place.known_us is None else place.known_us)
-                place.known_us = None if known == NEVER else known
-                place.mark, place.turn = (marks or {}).get(digest, place.mark), place.turn + 1
-                if digest in self._fresh:
-                    place.status = "published"
-                tiles.commit()
-                self._written(place)
-                if digest in self._fresh:
-                    self._current[place.view.name] = place.name
-                    self._fresh.discard(digest)
+            self._mend()
+            try:
+                self._commit(marks)
+            except BaseException:
+                self._broken = True
+                raise
+
+    def _mend(self) -> None:
+        """After a write of which nobody knows what became of it, go on from what the store has."""
+        if self._broken:
+            self._look()
+
+    def _commit(self, marks: Mapping[str, str] | None) -> None:
+        for digest in {*self._open, *(d for d in marks or () if d in self._places)}:
+            place, tiles = self._places[digest], self._tiles(self._places[digest])
+            tiles.advance(self._clock)
+            place.clock_us = tiles.clock_us
+            known = max(self._known.pop(digest, NEVER), NEVER if place.known_us is None else place.known_us)
+            place.known_us = None if known == NEVER else known
+            place.mark, place.turn = (marks or {}).get(digest, place.mark), place.turn + 1
+            if digest in self._fresh:
+                place.status = "published"
+            tiles.commit()
+            self._written(place)
+            if digest in self._fresh:
+                self._current[place.view.name] = place.name
+                self._fresh.discard(digest)
+        if self._clock > NEVER:
+            self._online.sweep(self._clock)
 
     def reset(self, view: str) -> None:
         """Begin anew. A crash on the way leaves the version absent, to be begun again."""
         with self._lock:
+            self._mend()
             if view not in self._wanted:
                 raise not_found("feature view", view, self._wanted)
             place = self._wanted[view]
@@ -141,6 +185,7 @@ class ViewProcessor:
 
     def publish(self, digests: Mapping[str, bool]) -> None:
         with self._lock:
+            self._mend()
             states: dict[tuple[str, str], bytes] = {}
             cursors: dict[str, str] = {}
             for digest, readable in digests.items():
@@ -156,6 +201,7 @@ class ViewProcessor:
 
     def drop(self, digest: str) -> None:
         with self._lock:
+            self._mend()
             if digest not in self._places:
                 raise not_found("version of a view", digest, self._places)
             place = self._places[digest]
@@ -172,11 +218,17 @@ class ViewProcessor:
     def _forget(self, place: Place) -> None:
         """Say first that nobody may read it, then let go of its states."""
         self._fresh.discard(place.digest)
+        self._gone.discard(place.name)
         self._known.pop(place.digest, None)
         place.status, place.known_us, place.mark = "absent", None, ""
         self._online.write(*place.written())
-        self._tiles(place).reset(place.view.table.name)
-        del self._open[place.digest]
+        self._open.pop(place.digest, None)
+        mine, table = Scoped(self._online, place.name), place.view.table
+        text = mine.cursors().get(table.name)
+        for name, _ in segments(table, json.loads(text)) if text else ():
+            mine.clear(name)
+        mine.clear(place.view.name)
+        mine.clear(table.name)
 
     def _tiles(self, place: Place) -> TileProcessor:
         tiles = self._open.get(place.digest)
@@ -185,7 +237,8 @@ class ViewProcessor:
             def beside() -> Written:
                 return place.written(current=place.digest in self._fresh)
 
-            tiles = self._open[place.digest] = TileProcessor(Scoped(self._online, place.name, beside), place.alone())
+            with self._noticing(place):
+                tiles = self._open[place.digest] = TileProcessor(Scoped(self._online, place.name, beside), place.alone())
             if self._clock > NEVER:
                 tiles.advance(self._clock)
         return tiles

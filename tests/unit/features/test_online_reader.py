@@ -1,0 +1,180 @@
+"""What a reader answers when the store is empty, of other definitions, swept, or not there."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from tidemill.core.aggregates import count, latest, mean
+from tidemill.core.definitions import Definitions, Entity, FeatureView, Table
+from tidemill.core.digests import PREFIX
+from tidemill.core.errors import InvalidError, LostError, UnavailableError
+from tidemill.core.instants import DAY_US, parse_duration
+from tidemill.features.embedded import OnlineReader, SqliteOnlineStore, ViewProcessor
+from tidemill.features.ports import MAX_KEYS, MAX_VALUE_BYTES, OnlineStore
+
+MINUTE = parse_duration("1m")
+TRIPS = Table("trips", "files:trips", "left_at", "recorded_at", key="trip")
+BUSY = FeatureView("busy", Entity("place"), TRIPS, [mean("delay", over="1h", hop="5m"), count(over="1h", hop="5m")])
+LAST = FeatureView("last", Entity("place"), TRIPS, [latest("delay", "word", ttl="2h")])
+BOTH = Definitions(views={v.name: v for v in (BUSY, LAST)})
+NOTHING = {"busy__delay_mean_1h": None, "busy__count_1h": 0, "last__delay": None, "last__word": None}
+
+
+def trips(*rows: tuple[str, str, int, float], word: str = "w") -> pa.Table:
+    """(trip, place, minute, delay)."""
+    names, places, minutes, delays = ([*c] for c in zip(*rows, strict=True))
+    when = pa.array([m * MINUTE for m in minutes], pa.int64()).cast(pa.timestamp("us", "UTC"))
+    columns = {"trip": names, "place": places, "delay": delays, "word": [word] * len(rows)}
+    return pa.table({**columns, "left_at": when, "recorded_at": when})
+
+
+def begin(store: OnlineStore) -> ViewProcessor:
+    """A processor that has one row, of nobody we ask for."""
+    processor = ViewProcessor(store, BOTH)
+    processor.push("trips", trips(("w", "nobody", 1, 1.0)))
+    processor.commit()
+    return processor
+
+
+def ask(reader: OnlineReader | ViewProcessor, minute: int, *places: str | None) -> list[dict[str, Any]]:
+    return reader.read([BUSY, LAST], [{"place": p} for p in places], minute * MINUTE)
+
+
+def test_nothing_is_answered_from_a_store_that_was_never_filled(tmp_path: Path) -> None:
+    store = SqliteOnlineStore(tmp_path / "o.db")
+    reader = OnlineReader(store, BOTH)
+    with pytest.raises(InvalidError, match="has never been materialized"):
+        ask(reader, 1, "a")
+    begin(store)
+    assert ask(reader, 1, "a", None) == [NOTHING, NOTHING]
+
+
+def test_requests_for_many_keys_are_limited(tmp_path: Path) -> None:
+    store = SqliteOnlineStore(tmp_path / "o.db")
+    begin(store)
+    reader = OnlineReader(store, BOTH)
+    assert ask(reader, 1, *(str(i) for i in range(2000))) == [NOTHING] * 2000
+    with pytest.raises(InvalidError, match=f"100000 keys in one read; ask for {MAX_KEYS} at most"):
+        ask(reader, 1, *(str(i) for i in range(100_000)))
+
+
+def test_a_value_that_is_too_large_is_refused_and_nothing_is_lost(tmp_path: Path) -> None:
+    processor = ViewProcessor(SqliteOnlineStore(tmp_path / "o.db"), BOTH)
+    processor.push("trips", trips(("x", "a", 1, 2.0)))
+    processor.commit()
+    with pytest.raises(InvalidError, match=f"row 0 of table 'trips' has 10000000 bytes in 'word'; a value has {MAX_VALUE_BYTES} at most"):
+        processor.push("trips", trips(("y", "a", 2, 3.0), ("z", "a", 3, 3.0), word="w" * 10_000_000))
+    assert ask(processor, 4, "a")[0]["busy__count_1h"] == 1
+    assert processor.push("trips", trips(("y", "a", 2, 3.0), word="w" * MAX_VALUE_BYTES)) == 1
+    assert ask(processor, 4, "a")[0]["last__word"] == "w" * MAX_VALUE_BYTES
+
+
+def test_state_that_can_no_longer_matter_is_swept(tmp_path: Path) -> None:
+    store = SqliteOnlineStore(tmp_path / "o.db")
+    processor = ViewProcessor(store, BOTH)
+    processor.push("trips", trips(("x", "a", 1, 2.0), ("y", "b", 61, 3.0)))
+    processor.advance(62 * MINUTE)
+    processor.commit()
+    keys = [(f"{place}/{place.partition('@')[0]}", f'["{key}"]') for key in "ab" for place in sorted(store.cursors()) if "@" in place[:6]]
+    keys = [(v, k) for v, k in keys if "/" not in v.partition("/")[2]]
+    assert len(keys) == 4
+    assert None not in store.read(keys)
+    processor.advance(122 * MINUTE + DAY_US)
+    processor.commit()
+    assert [body is None for body in store.read(keys)] == [True, True, False, False]
+    reader = OnlineReader(store, BOTH)
+    day = DAY_US // MINUTE
+    assert ask(reader, day + 122, "a", "b", "c") == [NOTHING] * 3
+    assert ask(reader, 122, "a") == [NOTHING]
+    assert ask(reader, 122, "b")[0]["last__delay"] == 3.0
+    with pytest.raises(InvalidError, match="offline store"):
+        ask(reader, 62, "a")
+    with pytest.raises(InvalidError, match="offline store"):
+        ask(reader, 62, "c")
+
+
+class Breaking(SqliteOnlineStore):
+    """Fails while it is told to: before anything is written, or after all of it is."""
+
+    fails = ""
+
+    def write(
+        self, states: Mapping[tuple[str, str], bytes], cursors: Mapping[str, str], expires_us: Mapping[tuple[str, str], int] | None = None
+    ) -> None:
+        if self.fails != "before":
+            super().write(states, cursors, expires_us)
+        if self.fails:
+            raise UnavailableError("gone")
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_failed_commit_loses_nothing_that_is_pushed_again(tmp_path: Path, when: str) -> None:
+    store = Breaking(tmp_path / "o.db")
+    processor = ViewProcessor(store, BOTH)
+    processor.push("trips", trips(("x", "a", 1, 2.0)))
+    processor.commit()
+    processor.push("trips", trips(("y", "a", 2, 3.0)))
+    store.fails = when
+    with pytest.raises(UnavailableError):
+        processor.commit()
+    store.fails = ""
+    assert processor.push("trips", trips(("y", "a", 2, 3.0), ("z", "a", 3, 5.0))) == 2
+    processor.commit()
+    assert ask(OnlineReader(store, BOTH), 4, "a")[0]["busy__count_1h"] == 3
+    assert ViewProcessor(store, BOTH).push("trips", trips(("y", "a", 2, 3.0), ("z", "a", 3, 5.0))) == 0
+
+
+class Losing(SqliteOnlineStore):
+    """Has lost some views."""
+
+    gone: frozenset[str] = frozenset()
+
+    def read(self, keys: Sequence[tuple[str, str]]) -> list[bytes | None]:
+        if any(view in self.gone for view, _ in keys):
+            raise LostError("lost; run materialize")
+        return super().read(keys)
+
+    def lost(self) -> list[str]:
+        return sorted(self.gone)
+
+    def clear(self, view: str) -> None:
+        super().clear(view)
+        self.gone -= {view}
+
+
+@pytest.mark.parametrize("gone", ["/busy", "/trips~0"])
+def test_lost_state_makes_a_version_absent_until_it_is_made_anew(tmp_path: Path, gone: str) -> None:
+    store = Losing(tmp_path / "o.db")
+    begin(store)
+    place = next(s for s in ViewProcessor(store, BOTH).versions() if s.view.name == "busy")
+    store.gone = frozenset({f"busy@{place.digest.removeprefix(PREFIX)[:16]}{gone}"})
+    processor = ViewProcessor(store, BOTH)
+    assert {s.view.name: s.status for s in processor.versions()} == {"busy": "absent", "last": "published"}
+    _made_anew(processor, store)
+
+
+def test_state_that_is_lost_while_rows_come_makes_a_version_absent(tmp_path: Path) -> None:
+    store = Losing(tmp_path / "o.db")
+    begin(store)
+    processor = ViewProcessor(store, BOTH)
+    place = next(s for s in processor.versions() if s.view.name == "busy")
+    store.gone = frozenset({f"busy@{place.digest.removeprefix(PREFIX)[:16]}/busy"})
+    with pytest.raises(LostError):
+        processor.push("trips", trips(("y", "a", 2, 3.0)))
+    assert {s.view.name: s.status for s in processor.versions()} == {"busy": "absent", "last": "published"}
+    processor.commit()
+    assert {s.view.name: s.status for s in ViewProcessor(store, BOTH).versions()} == {"busy": "absent", "last": "published"}
+    _made_anew(processor, store)
+
+
+def _made_anew(processor: ViewProcessor, store: OnlineStore) -> None:
+    digest = next(s.digest for s in processor.versions() if s.view.name == "busy")
+    processor.reset("busy")
+    processor.push("trips", trips(("x", "a", 1, 2.0)), only={digest})
+    processor.commit()
+    processor.publish({digest: True})
+    assert {s.status for s in processor.versions()} == {"published"}
+    assert ask(OnlineReader(store, BOTH), 4, "a")[0]["busy__count_1h"] == 1
