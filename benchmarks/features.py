@@ -9,6 +9,7 @@ late and 1 % corrected; 100,000 spine rows; 5 million events. Tasks:
     window_two_clocks    mean and count over 3 h with a hop of 5 m, 330,000 spine rows; window_ten: ten windows in one pass;
                          window_busy: 500 keys instead of 50,000; window_50m: ten times the events in a process of 4 GB
     read_1, read_100     features of 1 and of 100 keys, from SQLite and from Redis
+    http_1, http_16      POST /get-online-features at 1 and 16 connections
     materialize          a million rows of ten features to their newest values in an online store
     stream_update        events into six windowed features
     scaling_rows, scaling_keys, scaling_windows   how the window grows (docs/assets/scaling.svg is drawn from them)
@@ -25,7 +26,7 @@ from pathlib import Path
 
 import kit
 import servers
-from feature_store import flights, online, peer, scaling, training, windows
+from feature_store import flights, gateway, online, peer, scaling, training, windows
 from feature_store.data import Sizes, make_events, make_views, make_wide
 
 
@@ -53,6 +54,9 @@ def by_key(options: kit.Options, folder: Path, sizes: Sizes, feast: peer.Feast |
         for task, size in (("read_1", 1), ("read_100", 100)):
             if options.wants(task):
                 online.read(task, readers, size, sizes, rounds)
+    http = [task for task in ("http_1", "http_16") if options.wants(task)]
+    if http:
+        gateway.http(folder, redis_port, feast, rounds, 2 if options.quick else 5, http)
     if options.wants("materialize"):
         online.materialize(folder, redis_port, feast, rounds)
     if options.wants("stream_update"):

@@ -19,16 +19,17 @@ def refreshed(text: str) -> str:
 
 
 def table() -> str:
-    """The rows of docs/benchmarks.md that are ours, with its head; nothing when there is no table yet."""
+    """The rows of docs/benchmarks.md that are ours, with its head and without the last column of facts; nothing when there is no table yet."""
     path = ROOT / "docs" / "benchmarks.md"
     lines = path.read_text().splitlines() if path.is_file() else []
     start = next((i for i, line in enumerate(lines) if line.startswith("|")), len(lines))
+    narrow = start < len(lines) and lines[start].endswith("| also |")
     rows = []
     for line in lines[start:]:
         if not line.startswith("|"):
             break
-        if len(rows) < 2 or "| tidemill |" in line:
-            rows.append(line)
+        if len(rows) < 2 or "| tidemill |" in line or "| tidemill-" in line:
+            rows.append(line.rsplit("|", 2)[0] + "|" if narrow else line)
     return "\n".join(["", *rows, "", ""]) if rows else "\n"
 
 
