@@ -1,1 +1,5 @@
 """Finding things."""
+
+from tidemill.catalog.entries import entries
+
+__all__ = ["entries"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tidemill.cli.featurestate import COMMANDS
-from tidemill.cli.options import INSTANT, json_option, opened, project_options
+from tidemill.cli.options import INSTANT, actor, json_option, limit_option, opened, project_options
 from tidemill.cli.output import cell, progress, show_json, show_rows
 from tidemill.core.errors import ConfigError, InvalidError, not_found
 
@@ -58,16 +58,27 @@ def features_command(context: click.Context, project: Path, overrides: Sequence[
 @click.option("--key", "keys", required=True, metavar="JSON", help='The entity key, for example \'{"origin": "JFK"}\'.')
 @click.option("--at", "at_us", type=INSTANT, required=True, help="The spine row's time (ISO 8601, UTC without a zone).")
 @click.option("--limit", type=click.IntRange(1, 1000), default=30, show_default=True, help="At most this many source rows.")
+@click.option("--reveal", is_flag=True, help="Show personal columns in clear; the audit log keeps who did.")
 @json_option
 @click.pass_obj
-def explain_feature(where: tuple[Path, Sequence[str]], view: str, keys: str, at_us: int, limit: int, as_json: bool) -> None:
+def explain_feature(where: tuple[Path, Sequence[str]], view: str, keys: str, at_us: int, limit: int, reveal: bool, as_json: bool) -> None:
     """Show which source rows made the features of VIEW for one key at one time, and which did not count and why."""
+    from dataclasses import replace
+
+    from tidemill.api.queries.personal import note_revealed
+    from tidemill.core.privacy import hide
+
     with opened(*where) as platform:
         views = platform.definitions.views
         if view not in views:
             raise not_found("feature view", view, views)
         row = {**_key(keys, views[view].keys), "at": at_us}
         found = platform.offline.explain(row, views[view], platform.tables.scan(views[view].table.name), limit=limit)
+        table = platform.definitions.tables.get(views[view].table.name, views[view].table)
+        if reveal and table.personal:
+            note_revealed(platform.ledger, view, actor(), at_us=platform.clock.now_us())
+        elif not reveal:
+            found = [replace(r, values=hide(r.values, [table])) for r in found]
     rows = [{"use": r.use if as_json else _WORDS[r.use], "event_us": r.event_us, "known_us": r.known_us, **r.values} for r in found]
     if as_json:
         show_json(rows)
@@ -104,6 +115,8 @@ def verify_features(where: tuple[Path, Sequence[str]], service: str | None, from
     else:
         mark = click.style("✓", fg="green") if not report.differences else click.style("✗", fg="red")
         click.echo(f"{mark} {report.service}: {report.rows:,} rows, {report.values:,} values, {report.differences:,} differences")
+        for column, reason in report.excluded.items():
+            click.echo(f"  {column} was not compared: {reason}")
         columns = [{"column": name, "differences": n} for name, n in report.by_column.items() if n]
         if columns:
             show_rows(columns, ["column", "differences"], as_json=False)
@@ -149,6 +162,33 @@ def serve_features(where: tuple[Path, Sequence[str]], port: int | None, workers:
         if secret:
             click.echo(f"token    {click.style(secret, bold=True)}   shown only now; it is stored as a hash")
     serve_models(project, given, "features")
+
+
+@features_command.command("search")
+@click.argument("text", nargs=-1)
+@click.option("--kind", type=click.Choice(["table", "feature view", "feature", "label", "service"]), default=None, help="Only these.")
+@limit_option
+@json_option
+@click.pass_obj
+def search_features(where: tuple[Path, Sequence[str]], text: Sequence[str], kind: str | None, limit: int, as_json: bool) -> None:
+    """Find tables, views, features, labels and services by name, description, owner, tag or column; every word counts as a beginning."""
+    from tidemill import catalog
+
+    with opened(*where) as platform:
+        there = {(e.kind, e.name): e for e in catalog.entries(platform.definitions)}
+        platform.catalog.put(there.values())
+        found = [e for e in platform.catalog.search(" ".join(text), kind=kind, limit=1000) if (e.kind, e.name) in there][:limit]
+    rows = [
+        {
+            "kind": e.kind,
+            "name": e.name,
+            "is": e.description,
+            "owner": e.facts.get("owner"),
+            **({"facts": dict(e.facts)} if as_json else {}),
+        }
+        for e in found
+    ]
+    show_rows(rows, ["kind", "name", "is", "owner"], as_json=as_json, empty="nothing in definitions.py has all of these words")
 
 
 for _command in COMMANDS:

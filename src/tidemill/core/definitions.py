@@ -302,6 +302,11 @@ class Service:
     def __post_init__(self) -> None:
         _named("service", self.name)
         _as_tuple(self, "tags")
+        if self.key in self.spine.personal:
+            raise InvalidError(
+                f"column {self.key!r} identifies the predictions of service {self.name!r}, so it cannot be personal (pii of table "
+                f"{self.spine.name!r}); use a key that says nothing about a person"
+            )
 
     @property
     def lead_us(self) -> int:

@@ -1,7 +1,7 @@
 """Feature values: offline for many rows at their own times, online for one request now. Both must be equal."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
 import pyarrow as pa
@@ -263,7 +263,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class ParityReport:
-    """Outcome of comparing served rows with the offline path, value by value (floats to 1e-9 relative)."""
+    """Outcome of comparing served rows with the offline path, value by value (floats to 1e-9 relative). `excluded`: columns that were not compared, and why."""
 
     service: str
     rows: int
@@ -271,3 +271,4 @@ class ParityReport:
     differences: int
     examples: tuple[Difference, ...]
     by_column: Mapping[str, int]
+    excluded: Mapping[str, str] = field(default_factory=dict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import islice
 from typing import Any
@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tidemill.core.definitions import Service
+from tidemill.core.definitions import FeatureView, Service
 from tidemill.core.instants import parse_instant, to_us
+from tidemill.core.privacy import private_columns
 from tidemill.features.causes import guess
 from tidemill.features.ondemand import append_on_demand
 from tidemill.features.ports import AT, Difference, OfflineStore, ParityReport, Served
@@ -42,6 +43,7 @@ def verify(
     offline: OfflineStore,
     scans: Mapping[str, Scan],
     *,
+    mask: Callable[[Any], Any] | None = None,
     progress: Callable[[int], None] = lambda _rows: None,
 ) -> ParityReport:
     """Recompute served rows offline at their own times and compare column by column.
@@ -54,6 +56,8 @@ def verify(
         served: predictions of the service, for example `PredictionLog.read(service.name, roles=("live", "canary"))`.
         offline: the offline path.
         scans: where rows are, by table name: those of the views, and of the spine if the types of its columns should be used.
+        mask: how the log hides personal values; they are compared behind it. Features that need a hidden value to be recomputed (their
+            key, or an input) are excluded and named in the report, and without `mask` all personal columns are.
         progress: called with the number of rows compared so far.
 
     Returns:
@@ -62,27 +66,61 @@ def verify(
     rows = values = 0
     by_column: dict[str, int] = {}
     found: dict[str, list[Found]] = {}
-    needed = [name for name in service.request_columns if name != AT]
+    whole, private = service, private_columns(service)
+    service, excluded = comparable(service, private if mask is None else frozenset())
+    needed = [name for name in whole.request_columns if name != AT]
     stream = (p for p in served if all(name in p.request for name in needed))
     for chunk in _chunks(stream, _CHUNK):
         expected = recompute(service, chunk, offline, scans)
         rows += len(chunk)
         for columns, places in _by_columns(chunk).items():
             given = dict(zip(columns, zip(*(chunk[i].values for i in places), strict=True), strict=True))
-            known = [c for c in columns if c in service.columns]
+            known = [c for c in columns if c in service.columns and c not in excluded]
             values += len(known) * len(places)
             for column in known:
                 wanted = expected[column] if len(places) == len(chunk) else expected[column].take(pa.array(places))
+                if column in private and mask is not None:
+                    wanted = pa.chunked_array([pa.array(map(mask, wanted.to_pylist()), pa.string())])
                 different = np.flatnonzero(~equal(given[column], wanted))
                 by_column[column] = by_column.get(column, 0) + len(different)
                 for i in different[: _EXAMPLES - len(found.get(column, ()))]:
                     found.setdefault(column, []).append(Found(chunk[places[i]], column, given[column][i], wanted[int(i)].as_py()))
         progress(rows)
-    examples = [e for column in found.values() for e in _explained(service, column, offline, scans)]
-    return ParityReport(service.name, rows, values, sum(by_column.values()), tuple(examples), by_column)
+    examples = [e for name, column in found.items() for e in _explained(service, column, offline, scans, hidden=name in private)]
+    return ParityReport(service.name, rows, values, sum(by_column.values()), tuple(examples), by_column, excluded)
 
 
-def _explained(service: Service, found: Sequence[Found], offline: OfflineStore, scans: Mapping[str, Scan]) -> list[Difference]:
+def comparable(service: Service, hidden: frozenset[str] = frozenset()) -> tuple[Service, dict[str, str]]:
+    """The service without what cannot be recomputed, because the log has its key or input as a hash only; and the columns left out, with the reason.
+
+    `hidden`: further columns that cannot be compared.
+    """
+    private, excluded = private_columns(service), dict[str, str]()
+    lacking = private & set(service.request_columns)
+    kept: list[Any] = []
+    for feature in service.features:
+        if isinstance(feature, FeatureView):
+            names, needs, what = feature.columns, set(feature.keys) & lacking, "its key"
+        elif isinstance(feature, str):
+            names, needs, what = (feature,), {feature} & lacking, "it"
+        else:
+            names, needs, what = (feature.name,), set(feature.inputs) & (lacking | excluded.keys()), "its input"
+        if needs:
+            excluded |= dict.fromkeys(names, f"{what} {', '.join(sorted(needs))} is personal and kept as a hash only")
+        elif set(names) & hidden and not isinstance(feature, FeatureView):
+            excluded |= dict.fromkeys(names, "it is personal")
+        else:
+            kept.append(feature)
+    excluded |= {c: "it is personal" for c in hidden if c in service.columns and c not in excluded}
+    return (replace(service, features=kept) if len(kept) < len(service.features) else service), excluded
+
+
+def _explained(
+    service: Service, found: Sequence[Found], offline: OfflineStore, scans: Mapping[str, Scan], *, hidden: bool
+) -> list[Difference]:
+    if hidden:
+        return [Difference(f.prediction.id, f.column, f.served, f.expected, "unknown: the column is personal") for f in found]
+
     def at(shift_us: int) -> list[Any]:
         moved = recompute(service, [f.prediction for f in found], offline, scans, shift_us=shift_us)
         values: list[Any] = moved[found[0].column].to_pylist()

@@ -6,7 +6,7 @@ the model version (Siddiqi 2006; bins come from the baseline alone, see `validat
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import reduce
 from typing import Any
 
@@ -59,12 +59,15 @@ def merged_profile(ledger: Ledger, profiler: Profiler, subject: str, *, from_us:
     return reduce(lambda a, b: a.merge(b), profiles) if profiles else None
 
 
-def served_inputs(predictions: Iterable[Prediction], baseline: Profile | None = None) -> pa.Table:
-    """The inputs of logged predictions as columns, typed as the baseline has them (all numbers as float64)."""
+def served_inputs(predictions: Iterable[Prediction], baseline: Profile | None = None, *, without: Collection[str] = ()) -> pa.Table:
+    """The inputs of logged predictions as columns, typed as the baseline has them (all numbers as float64).
+
+    `without`: columns to leave out, for example personal ones, of which the log has hashes only.
+    """
     rows = list(predictions)
-    names = rows[0].columns if rows else ()
-    columns = [_column([r.values[i] for r in rows], baseline, name) for i, name in enumerate(names)]
-    return pa.table(columns, names=list(names))
+    places = [(i, name) for i, name in enumerate(rows[0].columns if rows else ()) if name not in without]
+    columns = [_column([r.values[i] for r in rows], baseline, name) for i, name in places]
+    return pa.table(columns, names=[name for _, name in places])
 
 
 def _column(values: list[Any], baseline: Profile | None, name: str) -> pa.Array:

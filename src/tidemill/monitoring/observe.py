@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from tidemill.core.definitions import Service
 from tidemill.core.errors import NotFoundError
 from tidemill.core.instants import DAY_US, HOUR_US
+from tidemill.core.privacy import private_columns
 from tidemill.ledger import schema
 from tidemill.ledger.store import Ledger
 from tidemill.monitoring.drift import baseline_subject, drift, keep_profile, merged_profile, profile_served, served_inputs, served_subject
@@ -122,8 +123,9 @@ def _profile_day(
     for prediction in log.read(service.name, from_us=day, until_us=until):
         if prediction.version in due:
             by_version[prediction.version].append(prediction)
+    private = private_columns(service)
     for version, rows in by_version.items():
-        table = served_inputs(rows, baselines[version])
+        table = served_inputs(rows, baselines[version], without=private)
         profile_served(service.name, version, table, profiler=profiler, ledger=ledger, from_us=day, until_us=until, at_us=now_us)
 
 

@@ -1,7 +1,9 @@
-"""One process at a time, on one machine."""
+"""One process at a time, on one machine; and a secret that all of them share."""
 
 from __future__ import annotations
 
+import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,3 +20,19 @@ def turn(path: Path) -> Iterator[None]:
         except ImportError:  # Windows has no such lock; `tidemill up` alone writes there
             pass
         yield
+
+
+def secret_key(path: Path) -> bytes:
+    """The 32 random bytes in a file that only its owner reads; made when it is not there. Two processes at once get the same."""
+    if not path.exists():
+        own = path.with_name(f"{path.name}.{os.getpid()}")
+        descriptor = os.open(own, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_bytes(32))
+        try:
+            os.link(own, path)
+        except FileExistsError:  # another process was first
+            pass
+        finally:
+            own.unlink()
+    return path.read_bytes()

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from tidemill.core.clock import Clock, WallClock
 from tidemill.core.errors import ConfigError
+from tidemill.core.privacy import Masker, private_columns
 from tidemill.platform.config import Config, load_config, split_url, triggers_from
-from tidemill.platform.lock import turn
+from tidemill.platform.lock import secret_key, turn
 from tidemill.platform.project import find_project, load_definitions
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ class Platform:
         """Checks batches against the curated schemas."""
         from tidemill.retraining.loop import Auditor
 
-        return Auditor(self.schemas, self.profiler)
+        return Auditor(self.schemas, self.profiler, {name: table.personal for name, table in self.definitions.tables.items()})
 
     @cached_property
     def sources(self) -> dict[str, Source]:
@@ -275,10 +276,18 @@ class Platform:
 
     @cached_property
     def log(self) -> PredictionLog:
-        """The durable record of predictions."""
+        """The durable record of predictions; personal columns are in it as keyed hashes."""
+        from tidemill.serving import PrivateLog
         from tidemill.serving.embedded import SqlitePredictionLog
 
-        return self._port("predictions", sqlite=lambda path: SqlitePredictionLog(_file(path)))  # type: ignore[no-any-return]
+        opened: PredictionLog = self._port("predictions", sqlite=lambda path: SqlitePredictionLog(_file(path)))
+        private = {name: private_columns(service) for name, service in self.definitions.services.items()}
+        return PrivateLog(opened, private, self.masker) if any(private.values()) else opened
+
+    @cached_property
+    def masker(self) -> Masker:
+        """Hides personal values behind a key that never leaves this project's home."""
+        return Masker(secret_key(self.home / "pii.key"))
 
     @cached_property
     def labels(self) -> LabelStore:

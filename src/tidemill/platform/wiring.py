@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from tidemill.core.definitions import Service, Trigger
 from tidemill.core.errors import InvalidError
+from tidemill.core.privacy import private_columns
 from tidemill.features import training_frame
 from tidemill.ledger import schema
 from tidemill.ledger.store import Ledger, from_json
@@ -108,6 +109,7 @@ def make_loop(
         elsewhere=elsewhere,
         triggers=triggers,
         alerts=platform.alerts,
+        mask=platform.masker if any(map(private_columns, platform.definitions.services.values())) else None,
         writing=platform.writing,
     )
 

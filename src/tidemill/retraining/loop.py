@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -20,6 +20,7 @@ from tidemill import ingestion, monitoring, validation
 from tidemill.core import digests, ids
 from tidemill.core.definitions import Label, Service, Table
 from tidemill.core.instants import DAY_US
+from tidemill.core.privacy import HIDDEN
 from tidemill.ingestion import IngestReport
 from tidemill.ledger import schema
 from tidemill.ledger.store import Ledger, emit, from_json, to_json, upsert
@@ -35,10 +36,14 @@ KEEP_SNAPSHOTS_US = 14 * DAY_US
 
 @dataclass(slots=True)
 class Auditor:
-    """Checks rows against their table's schema; a table without one passes. Answers for equal rows are remembered."""
+    """Checks rows against their table's schema; a table without one passes. Answers for equal rows are remembered.
+
+    `personal` names columns, by table, of which an anomaly must not repeat what was observed.
+    """
 
     schemas: SchemaStore
     profiler: Profiler
+    personal: Mapping[str, frozenset[str]] = field(default_factory=dict)
     _known: dict[str, Audit] = field(default_factory=dict)
 
     def __call__(self, table: str, rows: pa.Table) -> Audit:
@@ -48,7 +53,10 @@ class Auditor:
             return Audit(())
         key = digests.of_json([table, repr(rules), _fingerprint(rows)])
         if key not in self._known:
-            self._known[key] = validation.check(rows, rules, self.profiler)
+            found = validation.check(rows, rules, self.profiler)
+            hidden = self.personal.get(table, frozenset())
+            shown = tuple(replace(a, observed=HIDDEN) if a.column in hidden else a for a in found.anomalies)
+            self._known[key] = replace(found, anomalies=shown)
         return self._known[key]
 
 

@@ -31,7 +31,7 @@ def verify_served(
     scans = {table: loop.tables.scan(table) for table in {service.spine.name, *(view.table.name for view in service.views)}}
     total = len(loop.log.scores(service.name, from_us=from_us, until_us=until_us)["id"])
     served = loop.log.read(service.name, from_us=from_us, until_us=until_us, roles=("live", "canary"))
-    report = verify(service, served, loop.offline, scans, progress=lambda rows: progress(min(rows, total), total, "rows"))
+    report = verify(service, served, loop.offline, scans, mask=loop.mask, progress=lambda rows: progress(min(rows, total), total, "rows"))
     now = loop.clock.now_us()
     with loop.ledger.write() as db:
         body = asdict(report) | {"from_us": from_us, "until_us": until_us, "at_us": now}

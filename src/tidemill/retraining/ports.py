@@ -83,7 +83,7 @@ class Loop:
 
     `launch` starts the run of a cause under the id `cause.run_id`, here or in another process; starting it again is harmless.
     `holdout` gives the rows that a version is judged on; `elsewhere` is this loop with the code of another
-    folder and its tables pinned to snapshots. `writing` is this process's turn to write online state; `alerts` None: nobody is told.
+    folder and its tables pinned to snapshots. `writing` is this process's turn to write online state; `alerts` None: nobody is told. `mask` is how the log hides personal values.
     """
 
     project: Path
@@ -113,4 +113,5 @@ class Loop:
     triggers: Sequence[Trigger] | None = None
     actor: str = "reconciler"
     alerts: AlertSink | None = None
+    mask: Callable[[Any], Any] | None = None
     writing: Callable[[], AbstractContextManager[None]] = nullcontext

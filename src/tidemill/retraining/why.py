@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from tidemill.core.definitions import FeatureView, Service
 from tidemill.core.errors import NotFoundError
+from tidemill.core.privacy import hide, is_masked
 from tidemill.ledger import schema
 from tidemill.ledger.store import Ledger, from_json
 from tidemill.registry.ports import ModelVersion
@@ -101,10 +102,10 @@ def _features(loop: Loop, view: FeatureView, answer: Prediction, limit: int) -> 
     served = dict(zip(answer.columns, answer.values, strict=True))
     key = {name: answer.request.get(name) for name in view.keys}
     source: Sequence[Mapping[str, Any]] = ()
-    if None not in key.values():
+    if None not in key.values() and not any(map(is_masked, key.values())):
         row = {**key, "at": answer.at_us}
         found = loop.offline.explain(row, view, loop.tables.scan(view.table.name), limit=limit)
-        source = [{"use": r.use, "event_us": r.event_us, "known_us": r.known_us, "values": dict(r.values)} for r in found]
+        source = [{"use": r.use, "event_us": r.event_us, "known_us": r.known_us, "values": hide(r.values, [view.table])} for r in found]
     return [
         {"name": name, "value": served.get(name), "view": view.name, "key": key, "table": view.table.name, "rows": source}
         for name in view.columns

@@ -2,7 +2,8 @@
 
 from tidemill.serving.pins import Pins
 from tidemill.serving.plan import Plan, compile_plan
+from tidemill.serving.private import PrivateLog
 from tidemill.serving.score import Lineup, Scorer
 from tidemill.serving.tokens import Access, Tokens
 
-__all__ = ["Access", "Lineup", "Pins", "Plan", "Scorer", "Tokens", "compile_plan"]
+__all__ = ["Access", "Lineup", "Pins", "Plan", "PrivateLog", "Scorer", "Tokens", "compile_plan"]

@@ -18,14 +18,14 @@ from tidemill.ledger.schema import token
 from tidemill.ledger.store import Ledger, emit, insert_once
 
 AccessRole = Literal["viewer", "data-scientist", "data-engineer", "ml-engineer", "admin"]
-Action = Literal["read", "predict", "ingest", "run", "deploy", "administer"]
+Action = Literal["read", "predict", "ingest", "run", "deploy", "administer", "reveal"]
 ROLES: tuple[AccessRole, ...] = get_args(AccessRole)
 ALLOWED: dict[AccessRole, frozenset[Action]] = {
     "viewer": frozenset({"read"}),
     "data-scientist": frozenset({"read", "predict", "run"}),
-    "data-engineer": frozenset({"read", "predict", "ingest", "run"}),
+    "data-engineer": frozenset({"read", "predict", "ingest", "run", "reveal"}),
     "ml-engineer": frozenset({"read", "predict", "ingest", "run", "deploy"}),
-    "admin": frozenset({"read", "predict", "ingest", "run", "deploy", "administer"}),
+    "admin": frozenset({"read", "predict", "ingest", "run", "deploy", "administer", "reveal"}),
 }
 _PREFIX = "tm_"
 

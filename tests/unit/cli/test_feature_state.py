@@ -103,3 +103,32 @@ def test_what_does_not_exist_is_said(project: Path, arguments: list[str], says: 
     assert result.exception is not None
     assert says in str(result.exception)
     assert code_of(result.exception) == code
+
+
+def test_search_finds_by_word_and_column(project: Path) -> None:
+    assert {"feature view", "feature"} <= {r["kind"] for r in told(project, "search", "minutes")}
+    assert ("feature view", "recent") in {(r["kind"], r["name"]) for r in told(project, "search", "kitchen", "minut")}
+    assert [r["name"] for r in told(project, "search", "--kind", "table", "deliv")] == ["deliveries"]
+    assert "nothing in definitions.py" in ask(project, "search", "zebra").output
+
+
+def test_personal_values_are_shown_on_request_only(project: Path) -> None:
+    definitions = project / "definitions.py"
+    before = definitions.read_text()
+    definitions.write_text(
+        before.replace('known_time="recorded_at", key="order")', 'known_time="recorded_at", key="order", pii="minutes")')
+    )
+    platform = Platform.open(project)
+    rows = platform.tables.scan("deliveries")
+    import pyarrow.parquet as pq
+
+    row = pq.read_table(rows.paths[0]).slice(0, 1).to_pylist()[0]
+    at = (row["recorded_at"]).isoformat()
+    try:
+        arguments = ["explain", "recent", "--key", json.dumps({"kitchen": row["kitchen"]}), "--at", at]
+        assert {r["minutes"] for r in told(project, *arguments)} == {"•••"}
+        assert row["minutes"] in {r["minutes"] for r in told(project, *arguments, "--reveal")}
+        assert [e.subject for e in platform.ledger.events_after(0) if e.kind == "pii.revealed"] == ["recent"]
+    finally:
+        definitions.write_text(before)
+        platform.close()

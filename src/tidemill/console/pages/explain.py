@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
 from markupsafe import Markup
 from starlette.responses import Response
 
+from tidemill.api.access import access_of
 from tidemill.api.queries import features
+from tidemill.api.queries.personal import note_revealed
 from tidemill.api.queries.times import as_of
 from tidemill.console.draw.timeline import timeline
 from tidemill.console.render import page, platform_of
 from tidemill.core.errors import NotFoundError, TidemillError
 from tidemill.core.instants import DAY_US, format_instant, parse_instant
+from tidemill.core.privacy import hide
 from tidemill.features.ports import SourceRow
 
 router = APIRouter(include_in_schema=False)
@@ -46,7 +50,15 @@ def _rows(request: Request, view: str, keys: dict[str, str], at_us: int) -> Sequ
     platform = platform_of(request)
     definition = platform.definitions.views[view]
     row: dict[str, Any] = {**keys, "at": at_us}
-    return platform.offline.explain(row, definition, platform.tables.scan(definition.table.name), limit=LIMIT)
+    found = platform.offline.explain(row, definition, platform.tables.scan(definition.table.name), limit=LIMIT)
+    if not definition.table.personal:
+        return found
+    if request.query_params.get("reveal"):
+        access = access_of(request)
+        access.require("reveal")
+        note_revealed(platform.ledger, view, f"token:{access.name}", at_us=platform.clock.now_us())
+        return found
+    return [replace(r, values=hide(r.values, [definition.table])) for r in found]
 
 
 def _picture(rows: Sequence[SourceRow], at_us: int) -> Markup:
