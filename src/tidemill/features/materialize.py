@@ -11,7 +11,7 @@ from tidemill.core.definitions import FeatureView
 from tidemill.core.errors import InvalidError, not_found
 from tidemill.core.instants import DAY_US, format_instant
 from tidemill.features.pieces import Mark, Piece, Published, count_rows, file_name, missing, new_rows, relevant_rows
-from tidemill.features.ports import StreamProcessor, ViewState
+from tidemill.features.ports import BulkProcessor, StreamProcessor, ViewState
 
 logger = logging.getLogger(__name__)
 Progress = Callable[[int, int, str], None]
@@ -184,8 +184,18 @@ def _build(
         processor.commit({state.digest: Mark().text()})
         return 0
     mark = Mark.read(state.mark)
+    if isinstance(processor, BulkProcessor) and from_us is None and until_us is None and not mark.files:
+        return _load(processor, state, published, at_us, bar)
     paths = missing(published, replace(mark, batches=-1))
     return _take(processor, state, relevant_rows(published, paths, since, until_us), mark, published, bar)
+
+
+def _load(processor: BulkProcessor, state: ViewState, published: Published, at_us: int, bar: _Bar) -> int:
+    new = processor.load(state.digest, published.scan, at_us=at_us)
+    files = frozenset(map(file_name, published.scan.paths))
+    processor.commit({state.digest: Mark(published.batches, files).text()})
+    bar.step(count_rows(published, published.scan.paths), state.view.name)
+    return new
 
 
 def _take(processor: StreamProcessor, state: ViewState, pieces: Iterable[Piece], mark: Mark, published: Published, bar: _Bar) -> int:

@@ -208,9 +208,9 @@ class Platform:
     @cached_property
     def processor(self) -> StreamProcessor:
         """Keeps online state fresh, and reads it."""
-        from tidemill.features.embedded import ViewProcessor
+        from tidemill.features.embedded import ViewProcessor, lookup_in
 
-        return ViewProcessor(self.online, self.definitions)
+        return ViewProcessor(self.online, self.definitions, lookup_in(lambda table: self.tables.scan(table)))
 
     @contextmanager
     def writing(self) -> Iterator[None]:

@@ -19,7 +19,7 @@ from tidemill.core.aggregates import count
 from tidemill.core.definitions import FeatureView
 from tidemill.core.errors import ConflictError, InvalidError
 from tidemill.core.instants import DAY_US
-from tidemill.features.ports import AT, MAX_STATE_BYTES, OfflineStore, OnlineStore, StreamProcessor
+from tidemill.features.ports import AT, MAX_STATE_BYTES, BulkProcessor, OfflineStore, OnlineStore, StreamProcessor
 from tidemill.testing.contract import Contract, keeps
 from tidemill.testing.kills import Report, until_killed
 from tidemill.testing.reference import DEFINITIONS, KEYED, MINUTE, PLACE, STREAMED, UTC_US, VIEWS, Rows, arrow, reference, same, scans
@@ -302,6 +302,8 @@ class StreamProcessorContract(Contract):
             replay, processor = _Replay(open_processor), open_processor(fresh=True)
             slots = {name: _slots(rows, reads, data) for name, rows in (("keyed", keyed), ("plain", plain))}
             for slot, at in enumerate(reads):
+                if data.draw(st.booleans(), "advance"):
+                    processor.advance(at)
                 for name, by_slot in slots.items():
                     batch = by_slot[slot]
                     new = processor.push(name, arrow(batch))
@@ -414,6 +416,43 @@ class StreamProcessorContract(Contract):
         processor.commit()
         processor.publish({digest: True})
         assert processor.read([DEFINITIONS.views["keyed_windows"]], [{"place": "a"}], 2 * MINUTE)[0]["keyed_windows__count_6m"] == 1
+
+
+class BulkProcessorContract(StreamProcessorContract):
+    """Supply an `open_processor` fixture as for a `StreamProcessor`."""
+
+    @keeps("bulk")
+    def test_a_load_is_as_good_as_pushing_everything(self, open_processor: Callable[..., BulkProcessor], tmp_path: Path) -> None:
+        """Bulk: what a load took is there after a restart, counts once when it is pushed as well, and can be corrected."""
+
+        @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+        @given(histories(), histories(), st.lists(st.integers(0, 40 * MINUTE), min_size=2, max_size=3), st.data())
+        def check(keyed: Rows, plain: Rows, times: list[int], data: st.DataObject) -> None:
+            (first, *later), rows = sorted(times), {"keyed": keyed, "plain": plain}
+            cuts = {name: data.draw(st.integers(0, len(all_)), name) for name, all_ in rows.items()}
+            replay, processor = _Replay(open_processor), open_processor(fresh=True)
+            for name, all_ in rows.items():
+                taken = replay.pushed[name] = [dict(row) for row in all_[: cuts[name]]]
+                scan = scans(tmp_path, {name: taken}, [len(taken) // 2])[name]
+                for state in (s for s in processor.versions() if s.view.table.name == name):
+                    processor.load(state.digest, scan, at_us=first)
+            processor.commit()
+            processor.publish({state.digest: True for state in processor.versions()})
+            processor = open_processor() if data.draw(st.booleans(), "restart") else processor
+            replay.compare(processor, first)
+            replay.compare(processor, data.draw(st.integers(max(0, first - 12 * MINUTE), first), "earlier"))
+            for at in later:
+                if data.draw(st.booleans(), "advance"):
+                    processor.advance(at)
+                for name, all_ in rows.items():
+                    processor.push(name, arrow(all_))
+                    replay.pushed[name] = [*replay.pushed[name], *(dict(row) for row in all_[cuts[name] :])]
+                replay.compare(processor, at)
+                if data.draw(st.booleans(), "commit"):
+                    processor.commit()
+                    processor = open_processor()
+
+        check()
 
 
 def _slots(rows: Rows, reads: list[int], data: st.DataObject) -> list[list[dict[str, Any]]]:

@@ -7,8 +7,8 @@ import pytest
 
 from tidemill.core.definitions import Definitions
 from tidemill.features.embedded import SqliteOnlineStore, ViewProcessor
-from tidemill.features.ports import OnlineStore, StreamProcessor
-from tidemill.testing.features import OnlineStoreContract, StreamProcessorContract
+from tidemill.features.ports import BulkProcessor, OnlineStore
+from tidemill.testing.features import BulkProcessorContract, OnlineStoreContract
 from tidemill.testing.reference import DEFINITIONS
 
 
@@ -18,12 +18,12 @@ class TestSqliteOnlineStore(OnlineStoreContract):
         return partial(SqliteOnlineStore, tmp_path / "online.db")
 
 
-class TestViewProcessor(StreamProcessorContract):
+class TestViewProcessor(BulkProcessorContract):
     @pytest.fixture
-    def open_processor(self, tmp_path: Path) -> Callable[..., StreamProcessor]:
+    def open_processor(self, tmp_path: Path) -> Callable[..., BulkProcessor]:
         last = [tmp_path / "none"]
 
-        def open_(*, fresh: bool = False, definitions: Definitions = DEFINITIONS) -> StreamProcessor:
+        def open_(*, fresh: bool = False, definitions: Definitions = DEFINITIONS) -> BulkProcessor:
             if fresh:
                 last[0] = tmp_path / uuid4().hex
             return ViewProcessor(SqliteOnlineStore(last[0]), definitions)

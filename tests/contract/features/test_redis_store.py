@@ -19,8 +19,8 @@ from tidemill.adapters.redis.features import RedisOnlineStore, open_online
 from tidemill.core.definitions import Definitions
 from tidemill.core.errors import LostError, UnavailableError
 from tidemill.features.embedded import ViewProcessor
-from tidemill.features.ports import OnlineStore, StreamProcessor
-from tidemill.testing.features import OnlineStoreContract, StreamProcessorContract
+from tidemill.features.ports import BulkProcessor, OnlineStore
+from tidemill.testing.features import BulkProcessorContract, OnlineStoreContract
 from tidemill.testing.reference import DEFINITIONS
 
 pytestmark = [pytest.mark.live, pytest.mark.xdist_group("redis")]
@@ -48,12 +48,12 @@ class TestRedisOnlineStoreThatSendsAhead(OnlineStoreContract):
         return partial(RedisOnlineStore, parse(server.url, project), stage_bytes=0)
 
 
-class TestViewProcessorOnRedis(StreamProcessorContract):
+class TestViewProcessorOnRedis(BulkProcessorContract):
     @pytest.fixture
-    def open_processor(self, server: Server) -> Callable[..., StreamProcessor]:
+    def open_processor(self, server: Server) -> Callable[..., BulkProcessor]:
         last = ["none"]
 
-        def open_(*, fresh: bool = False, definitions: Definitions = DEFINITIONS) -> StreamProcessor:
+        def open_(*, fresh: bool = False, definitions: Definitions = DEFINITIONS) -> BulkProcessor:
             if fresh:
                 last[0] = uuid4().hex
             return ViewProcessor(open_online(server.url, last[0]), definitions)

@@ -161,7 +161,7 @@ def test_wrong_input_is_refused_with_its_name(tmp_path: Path) -> None:
     rows = trips(("x", 10, 12, 5.0))
     with pytest.raises(InvalidError, match="lack delay"):
         processor.push("trips", rows.drop_columns(["delay"]))
-    with pytest.raises(InvalidError, match="'left_at' is timestamp"):
+    with pytest.raises(InvalidError, match="'left_at' of table 'trips' is timestamp"):
         processor.push("trips", rows.set_column(3, "left_at", rows["left_at"].cast(pa.timestamp("us"))))
     with pytest.raises(InvalidError, match="cannot be aggregated"):
         processor.push("trips", rows.set_column(2, "delay", pa.array(["5"])))
@@ -204,3 +204,27 @@ def test_kill_9_leaves_the_last_commit_whole(tmp_path: Path) -> None:
     assert read(processor, done + 1)["busy__count_1h"] == len(
         [i for i in range(done + 2) if i * MINUTE > (done - 59) * MINUTE // (5 * MINUTE) * 5 * MINUTE]
     )
+
+
+def test_segments_stay_few_and_rows_small(tmp_path: Path) -> None:
+    """A thousand commits leave a few segments (eight of a level become one), and a remembered row takes at most 100 bytes."""
+    processor = TileProcessor(SqliteOnlineStore(tmp_path / "o.db"), BOTH)
+    for i in range(1000):
+        processor.push("trips", trips((f"t{i}", i, i, float(i))))
+        processor.commit()
+    memory = processor._tables["trips"]
+    assert len(memory._segments) <= 40
+    again = TileProcessor(SqliteOnlineStore(tmp_path / "o.db"), BOTH)._tables["trips"]
+    assert again.rows.number.tolist() == memory.rows.number.tolist() == list(range(1, 1001))
+    assert sum(values.nbytes for _, values in memory.rows._chunks) / 1000 + 5 * 8 + 2 * 8 <= 100
+    assert len(memory.rows._chunks) <= 10
+
+
+def test_a_column_of_another_type_is_refused_by_name(tmp_path: Path) -> None:
+    processor = TileProcessor(SqliteOnlineStore(tmp_path / "o.db"), BOTH)
+    processor.push("pings", pings((11, "low")))
+    spoiled = pings((12, "low"))
+    with pytest.raises(InvalidError, match="column 'place' was string so far and now is list"):
+        processor.push("pings", spoiled.set_column(0, "place", pa.array([["a"]])))
+    assert processor.push("pings", spoiled.set_column(0, "place", pa.array(["a"]).dictionary_encode())) == 1
+    assert read(processor, 12)["alive__level"] == "low"

@@ -1,34 +1,63 @@
-"""From Arrow rows to what the processor takes: times, identity and, for each view, key and values."""
+"""From Arrow rows to what the processor takes: times, identity, digest, and the columns that the views read."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Container, Iterator, Sequence
-from hashlib import blake2b
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.types as pt
 
 from tidemill.core.definitions import Table
 from tidemill.core.errors import InvalidError
-from tidemill.features.embedded.tiles import FOREVER, NEVER, ViewPlan
+from tidemill.features.embedded.hashing import UInt64, combined, digests, mix, seed
+from tidemill.features.embedded.source import Float64, Int64
+from tidemill.features.embedded.tiles import FOREVER, ViewPlan
 from tidemill.features.ports import MAX_VALUE_BYTES
 
-Part = tuple[Any, Sequence[Any]] | None
-"""A row's key and values in one view; None where a part of the key is null."""
-Taken = tuple[Any, int, int, int, tuple[Part, ...]]
-"""Identity over corrections, event time, known time, digest of the whole row, parts by view."""
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Decoded rows; all arrays of one length. `identity` is the hash of the table's key; of the whole row where there is none.
+
+    `columns` has what the views read: `v_NAME` as features and requests have it, `m_NAME` as a number (NaN: no value).
+    """
+
+    event: Int64
+    known: Int64
+    identity: UInt64
+    digest: UInt64
+    columns: pa.Table
+    source: pa.Table
+    place: Int64
+    """Where each row is in `source`, the rows as they came."""
+
+    def __len__(self) -> int:
+        return len(self.event)
+
+    def take(self, rows: Int64) -> Batch:
+        """Some of the rows, in the given order."""
+        if len(rows) == len(self):
+            return self
+        event, known, identity, digest = self.event[rows], self.known[rows], self.identity[rows], self.digest[rows]
+        return Batch(event, known, identity, digest, self.columns.take(pa.array(rows)), self.source, self.place[rows])
 
 
 def check(table: Table, plans: Sequence[ViewPlan], source: pa.Table) -> None:
-    """Raise `InvalidError` for columns that are missing."""
+    """Raise `InvalidError` for columns that are missing or cannot be used as the views use them."""
     wanted = [table.event_time, table.known_time, *table.keys, *(k for p in plans for k in p.view.keys)]
     wanted += [c for p in plans for c, _ in p.fields]
     if missing := sorted(set(wanted) - set(source.column_names)):
         raise InvalidError(f"rows of table {table.name!r} lack {', '.join(missing)}; they have {', '.join(source.column_names)}")
+    for name in (table.event_time, table.known_time):
+        kind = source.schema.field(name).type
+        if not pt.is_timestamp(kind) or kind.tz is None:
+            raise InvalidError(
+                f"column {name!r} of table {table.name!r} is {kind}; it must be a timestamp with a time zone, for example timestamp[us, tz=UTC]"
+            )
     for name in dict.fromkeys(wanted):
         _check_size(table, source, name)
 
@@ -36,7 +65,7 @@ def check(table: Table, plans: Sequence[ViewPlan], source: pa.Table) -> None:
 def _check_size(table: Table, source: pa.Table, name: str) -> None:
     """Raise `InvalidError` for a text or binary value of more than `MAX_VALUE_BYTES`."""
     kind = source.schema.field(name).type
-    if not (pa.types.is_large_string(kind) or pa.types.is_large_binary(kind) or pa.types.is_string(kind) or pa.types.is_binary(kind)):
+    if not (pt.is_large_string(kind) or pt.is_large_binary(kind) or pt.is_string(kind) or pt.is_binary(kind)):
         return
     if source[name].nbytes <= MAX_VALUE_BYTES:
         return
@@ -48,93 +77,119 @@ def _check_size(table: Table, source: pa.Table, name: str) -> None:
         )
 
 
-def rows(table: Table, plans: Sequence[ViewPlan], source: pa.Table) -> Iterator[Taken]:
+def decode(table: Table, plans: Sequence[ViewPlan], source: pa.Table) -> Batch:
     """Decode rows of a table; those that were never known are left out, those that never happen are at `FOREVER`."""
-    event, known = _micros(source, table.event_time).to_pylist(), _micros(source, table.known_time).to_pylist()
-    raw = {name: _python(source[name]) for name in source.column_names}
-    digests = _digests(raw)
-    identity = _keys([raw[k] for k in table.keys]) if table.keys else [None] * source.num_rows
-    parts = [_parts(plan, raw, source) for plan in plans]
-    for i, (happened, learned, digest, key) in enumerate(zip(event, known, digests, identity, strict=True)):
-        if learned is not None:
-            moment = FOREVER if happened is None else happened
-            yield (moment, learned, digest) if key is None else key, moment, learned, digest, tuple(p[i] for p in parts)
-
-
-def recent(table: Table, source: pa.Table, since: int, remembered: Container[Any]) -> pa.Table:
-    """Leave out rows that can count nowhere: neither they nor another row of their identity happened or became known since then."""
-    event, known = (np.array(_micros(source, c).fill_null(NEVER)) for c in (table.event_time, table.known_time))
-    keep = np.maximum(event, known) >= since
-    if keep.all():
-        return source
+    if source[table.known_time].null_count:
+        source = source.filter(pc.is_valid(source[table.known_time]))
+    event, known = _micros(source[table.event_time]), _micros(source[table.known_time])
+    digest = digests(source)
+    whole = mix(mix(mix(digest ^ seed("row")) ^ event.view(np.uint64)) ^ known.view(np.uint64))
     if table.keys:
-        identity = _keys([_python(source[k]) for k in table.keys])
-        alive = {key for key, kept in zip(identity, keep, strict=True) if kept}
-        keep = np.array([key is not None and (key in alive or key in remembered) for key in identity]) | keep
-    return source.filter(pa.array(keep))
+        identity, missing = combined([source[k] for k in table.keys], source.num_rows)
+        identity = np.where(missing, whole, identity)
+    else:
+        identity = whole
+    return Batch(event, known, identity, digest, columns(plans, source), source, np.arange(source.num_rows))
 
 
-def _parts(plan: ViewPlan, raw: dict[str, list[Any]], source: pa.Table) -> list[Part]:
-    keys = _keys([_shown(source[k], raw[k]) for k in plan.view.keys])
-    columns = [_measures(source[c]) if number else [_value(v) for v in _shown(source[c], raw[c])] for c, number in plan.fields]
-    values: Sequence[Any] = list(zip(*columns, strict=True)) if columns else [()] * len(keys)
-    return [None if key is None else (key, value) for key, value in zip(keys, values, strict=True)]
+def columns(plans: Sequence[ViewPlan], source: pa.Table) -> pa.Table:
+    """The columns that the views read, in the types in which they are remembered."""
+    made: dict[str, pa.ChunkedArray] = {}
+    for plan in plans:
+        for key in plan.view.keys:
+            made[f"v_{key}"] = _shown(source[key])
+        for column, number in plan.fields:
+            if number:
+                made[f"m_{column}"] = _measure(column, source[column])
+            else:
+                made[f"v_{column}"] = _shown(source[column])
+    return pa.table(made)
 
 
-def _keys(columns: list[list[Any]]) -> list[Any]:
-    """One value, or a tuple of several; None where any is null."""
-    if len(columns) == 1:
-        return columns[0]
-    return [None if any(v is None for v in key) else key for key in zip(*columns, strict=True)]
+def keys(plan: ViewPlan, rows: pa.Table) -> tuple[Int64, list[Any]]:
+    """A code for each row and the key that it stands for (one value, or a tuple of several); -1 where a part of it is null."""
+    if len(plan.keys) == 1:
+        coded = rows[f"v_{plan.keys[0]}"].combine_chunks().dictionary_encode()
+        code = np.asarray(pc.fill_null(coded.indices, -1).to_numpy(zero_copy_only=False), dtype=np.int64)
+        found: list[Any] = coded.dictionary.to_pylist()
+        absent = [i for i, key in enumerate(found) if key is None or key != key]
+        if absent:
+            code[np.isin(code, absent)] = -1
+        return code, found
+    parts = [rows[f"v_{k}"] for k in plan.keys]
+    words, missing = combined(parts, rows.num_rows)
+    _, first, code = np.unique(words, return_index=True, return_inverse=True)
+    named = rows.select([f"v_{k}" for k in plan.keys]).take(pa.array(first))
+    code = np.where(missing, -1, code).astype(np.int64)
+    return code, list(zip(*(c.to_pylist() for c in named.columns), strict=True))
 
 
-def _micros(source: pa.Table, name: str) -> pa.ChunkedArray:
-    kind = source.schema.field(name).type
-    if not pa.types.is_timestamp(kind) or kind.tz is None:
-        raise InvalidError(f"column {name!r} is {kind}; it must be a timestamp with a time zone, for example timestamp[us, tz=UTC]")
-    return pc.cast(source[name], pa.timestamp("us", "UTC"), safe=False).cast(pa.int64())
+def key_words(plan: ViewPlan, rows: pa.Table) -> UInt64:
+    """Hash of each row's key."""
+    return combined([rows[f"v_{k}"] for k in plan.keys], rows.num_rows)[0]
 
 
-def _python(column: pa.ChunkedArray) -> list[Any]:
-    """Values to tell rows apart by: times are integers, which is much faster, and -0.0 is 0.0."""
-    if pa.types.is_timestamp(column.type):
-        column = pc.cast(column, pa.timestamp("us", column.type.tz), safe=False).cast(pa.int64())
-    elif pa.types.is_floating(column.type):
-        column = pc.add(column, pa.scalar(0.0, column.type))
-    values: list[Any] = column.to_pylist()
-    return values
+def word_of_key(plan: ViewPlan, key: Any, schema: pa.Schema) -> UInt64 | None:
+    """Hash of one key as a request has it; None when no row can have it."""
+    parts = key if isinstance(key, tuple) else (key,)
+    try:
+        arrays = [pa.array([part], schema.field(f"v_{name}").type) for name, part in zip(plan.keys, parts, strict=True)]
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        return None
+    return combined(arrays, 1)[0]
 
 
-def _shown(column: pa.ChunkedArray, values: list[Any]) -> list[Any]:
-    """Values as features and requests have them."""
-    if pa.types.is_timestamp(column.type):
-        values = pc.cast(column, pa.timestamp("us", column.type.tz), safe=False).to_pylist()
-    return values
+def values(plan: ViewPlan, rows: pa.Table) -> list[tuple[Any, ...]]:
+    """The fields of a view, row by row."""
+    if not plan.fields:
+        return [()] * rows.num_rows
+    return list(zip(*(field_values(rows, column, number=number) for column, number in plan.fields), strict=True))
 
 
-def _measures(column: pa.ChunkedArray) -> list[float | None]:
+def field_values(rows: pa.Table, column: str, *, number: bool) -> list[Any]:
+    """One field of each row, None where it has no value."""
+    if number:
+        return [None if v != v else v for v in rows[f"m_{column}"].to_pylist()]
+    found = rows[f"v_{column}"]
+    if pt.is_floating(found.type) and pc.any(pc.is_nan(found)).as_py():
+        found = pc.if_else(pc.is_nan(found), pa.scalar(None, found.type), found)
+    return found.to_pylist()  # type: ignore[no-any-return]
+
+
+def measure(rows: pa.Table, column: str) -> Float64:
+    """A field that is a number, NaN where it has no value."""
+    return np.asarray(rows[f"m_{column}"].to_numpy(), dtype=np.float64)
+
+
+def horizon(event: Int64, known: Int64) -> Int64:
+    """Until when a row can matter, apart from the width of windows: the later of its two clocks, or the known one if it never happens."""
+    return np.where(event == FOREVER, known, np.maximum(event, known))
+
+
+def _micros(column: pa.ChunkedArray) -> Int64:
+    plain = pc.fill_null(pc.cast(column, pa.timestamp("us", "UTC"), safe=False).cast(pa.int64()), FOREVER)
+    return np.asarray(plain.to_numpy(), dtype=np.int64)
+
+
+def _shown(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Values as features and requests have them: plain types, times in microseconds, -0.0 as 0.0."""
     kind = column.type
-    if not (
-        pa.types.is_integer(kind)
-        or pa.types.is_floating(kind)
-        or pa.types.is_decimal(kind)
-        or pa.types.is_boolean(kind)
-        or pa.types.is_null(kind)
-    ):
-        raise InvalidError(f"a column of type {kind} cannot be aggregated (use latest())")
-    values = column.cast(pa.float64(), safe=False).to_pylist()
-    return [v if v is not None and math.isfinite(v) else None for v in values]
+    if pt.is_dictionary(kind):
+        return _shown(column.cast(kind.value_type))
+    if pt.is_timestamp(kind):
+        return pc.cast(column, pa.timestamp("us", kind.tz), safe=False)
+    if pt.is_integer(kind) and not pt.is_uint64(kind):
+        return column.cast(pa.int64())
+    if pt.is_floating(kind):
+        return pc.add(column.cast(pa.float64()), pa.scalar(0.0))
+    return column.cast(pa.string()) if pt.is_large_string(kind) else column
 
 
-def _value(value: Any) -> Any:
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _digests(raw: dict[str, list[Any]]) -> list[int]:
-    """64 bits of each row's names and non-null values, so that a column added later changes nothing."""
-    encode, names = msgspec.msgpack.Encoder().encode, sorted(raw)
-    found = []
-    for row in zip(*(raw[n] for n in names), strict=True):
-        body = encode([(n, v) for n, v in zip(names, row, strict=True) if v is not None])
-        found.append(int.from_bytes(blake2b(body, digest_size=8).digest(), "big", signed=True))
-    return found
+def _measure(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
+    kind = column.type
+    if pt.is_dictionary(kind):
+        return _measure(name, column.cast(kind.value_type))
+    if not (pt.is_integer(kind) or pt.is_floating(kind) or pt.is_decimal(kind) or pt.is_boolean(kind) or pt.is_null(kind)):
+        raise InvalidError(f"column {name!r} is {kind}; it cannot be aggregated (use latest())")
+    numbers = pc.fill_null(column.cast(pa.float64(), safe=False), np.nan)
+    return pc.if_else(pc.is_finite(numbers), numbers, pa.scalar(np.nan))

@@ -76,6 +76,22 @@ def deviation(count: int, total: int, squares: int, base: int) -> float:
         return math.inf
 
 
+def join_parts(parts: Sequence[Int64], base: int) -> list[list[float]]:
+    """Sums of what `split` gave, each as a few floats that add up to it exactly, least first."""
+    parts = list(parts)
+    for i in range(len(parts) - 1):
+        parts[i + 1] = parts[i + 1] + (parts[i] >> BITS)
+        parts[i] = parts[i] & ((1 << BITS) - 1)
+    shifts = [base + BITS * i for i in range(len(parts))]
+    if len(parts[-1]) and np.abs(parts[-1]).max() >= 1 << 53:  # more than a float holds
+        high = parts.pop()
+        parts += [high & ((1 << BITS) - 1), high >> BITS << BITS]
+        shifts.append(shifts[-1])
+    with np.errstate(over="ignore"):
+        columns = [np.ldexp(part.astype(np.float64), shift).tolist() for part, shift in zip(parts, shifts, strict=True)]
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
 def join(parts: Sequence[Int64], base: int, bits: int = BITS) -> Float64:
     """Round sums of what `split` gave to float64."""
     parts = list(parts)

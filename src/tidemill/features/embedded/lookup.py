@@ -7,9 +7,8 @@ from typing import Any
 
 from tidemill.core.definitions import Definitions, FeatureView
 from tidemill.features.embedded.plans import key_text, request_key
-from tidemill.features.embedded.sights import Sights
+from tidemill.features.embedded.sights import Sight, Sights
 from tidemill.features.embedded.tail import Tail
-from tidemill.features.embedded.tiles import ViewPlan
 from tidemill.features.ports import Found, OnlineStore
 from tidemill.ingestion.ports import Stream
 
@@ -40,7 +39,7 @@ class OnlineLookup:
         for sight in told:
             self._sights.clock(sight, next(bodies))
         return [
-            [self._found(plan, key, None if key is None else next(bodies), at_us) for plan, key in zip(plans, row, strict=True)]
+            [self._found(sight, key, None if key is None else next(bodies), at_us) for sight, key in zip(sights, row, strict=True)]
             for row in asked
         ]
 
@@ -49,11 +48,14 @@ class OnlineLookup:
         if self.tail is not None:
             self.tail.look(now=True)
 
-    def _found(self, plan: ViewPlan, key: Any, body: bytes | None, at_us: int) -> Found:
+    def _found(self, sight: Sight, key: Any, body: bytes | None, at_us: int) -> Found:
+        plan = sight.plan
         state, values = plan.unpack(body), dict[str, Any]()
         at = max(at_us, state.clock)
         newest = state.newest[-1] if state.newest else None
         plan.advance(state, at)
+        if state.lost is not None:
+            plan.renew(state, self._sights.memory(sight).history(plan, key, at))
         plan.read(state, at, values)
         newest = state.newest[-1] if state.newest else newest
         event, known = (newest[0], newest[1]) if newest is not None else (0, 0)

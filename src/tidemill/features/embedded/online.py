@@ -17,6 +17,8 @@ _SCHEMA = (
 )
 _ADD_EXPIRES = "ALTER TABLE state ADD COLUMN expires_us INTEGER"
 _DUE = "CREATE INDEX IF NOT EXISTS state_due ON state (expires_us) WHERE expires_us IS NOT NULL"
+_CACHE_KB = 65_536
+"""Pages that a writer changes in one transaction stay in memory up to here."""
 _PUT_STATE = (
     "INSERT INTO state (view, key, body, expires_us) VALUES (?, ?, ?, ?)"
     " ON CONFLICT DO UPDATE SET body = excluded.body, expires_us = excluded.expires_us"
@@ -34,7 +36,7 @@ class SqliteOnlineStore:
     def __init__(self, path: str | Path) -> None:
         self._lock = threading.Lock()
         self._db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
-        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=60000", "mmap_size=1073741824"):
+        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=60000", "mmap_size=1073741824", f"cache_size=-{_CACHE_KB}"):
             self._db.execute(f"PRAGMA {pragma}")
         for statement in _SCHEMA:
             self._db.execute(statement)

@@ -12,6 +12,7 @@ from tidemill.core.definitions import Definitions, FeatureView
 from tidemill.core.errors import InvalidError, LostError, not_found
 from tidemill.core.meaning import table_digest, view_digest
 from tidemill.features.embedded.memory import TableMemory, segments
+from tidemill.features.embedded.published import Lookup
 from tidemill.features.embedded.tiles import ViewPlan
 from tidemill.features.ports import OnlineStore
 
@@ -19,7 +20,8 @@ from tidemill.features.ports import OnlineStore
 class Plans:
     """The views of a project by name, each compiled once, and their tables."""
 
-    def __init__(self, definitions: Definitions) -> None:
+    def __init__(self, definitions: Definitions, lookup: Lookup | None = None) -> None:
+        self._lookup = lookup
         self.by_name = {v.name: ViewPlan(v) for v in definitions.views.values()}
         self.tables = {v.table.name: v.table for v in definitions.views.values()}
         self.stale: set[str] = set()
@@ -45,7 +47,7 @@ class Plans:
     def memory(self, table: str) -> TableMemory:
         """An empty memory of a table."""
         plans = [p for p in self.by_name.values() if p.view.table.name == table]
-        return TableMemory(self.tables[table], plans, table_digest([p.view for p in plans]))
+        return TableMemory(self.tables[table], plans, table_digest([p.view for p in plans]), self._lookup)
 
     def load(self, table: str, online: OnlineStore, cursors: Mapping[str, str]) -> tuple[TableMemory, int | None]:
         """The memory of a table as it was committed, and the clock it was committed at; marks the table as stale when its views changed. Raises `LostError`."""
@@ -65,6 +67,10 @@ class Plans:
 
 def key_text(key: Any) -> str:
     """How a key is spelled in the store."""
+    if type(key) is int:
+        return f"[{key}]"
+    if type(key) is str and key.isalnum() and key.isascii():
+        return f'["{key}"]'
     parts: Collection[Any] = key if isinstance(key, tuple) else (key,)
     return msgspec.json.encode([int(p) if isinstance(p, float) and p.is_integer() else p for p in parts]).decode()
 

@@ -7,15 +7,18 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from tidemill.core.definitions import Definitions, FeatureView
 from tidemill.core.errors import not_found
-from tidemill.features.embedded import decode
-from tidemill.features.embedded.memory import REWIND_US, Kept, TableMemory, segments
+from tidemill.features.embedded import bulk, decode, grouped
+from tidemill.features.embedded.memory import REWIND_US, TableMemory, Taken, segments
 from tidemill.features.embedded.plans import Plans, key_text, request_key
-from tidemill.features.embedded.tiles import NEVER, State, ViewPlan, pack
+from tidemill.features.embedded.published import Lookup
+from tidemill.features.embedded.tiles import FOREVER, NEVER, State, ViewPlan, pack
 from tidemill.features.ports import OnlineStore
+from tidemill.versioning.ports import Scan
 
 _CACHED = 1_000_000
 
@@ -25,16 +28,17 @@ class TileProcessor:
 
     `push` takes rows that become visible later as well, a whole day at once if you like; `read` moves a key's state forward to its
     time. Reads up to `REWIND_US` before the newest one are answered from the rows themselves, which is slower; older ones are
-    refused. A process that only pushes says how far time has come with `advance`, so that states stay small. Rows may come in any
-    order, at most the retention of their table after they were known. One processor writes to a store; any number of
-    `OnlineReader`s read it.
+    refused. A process that only pushes says how far time has come with `advance`, before it pushes: rows that are visible by then go
+    in by columns, which is quickest, and states stay small. Rows may come in any order, at most the retention of their table after
+    they were known. One processor writes to a store; any number of `OnlineReader`s read it. `lookup` finds rows of published tables
+    again, for corrections of rows that came in bulk.
     """
 
-    def __init__(self, online: OnlineStore, definitions: Definitions) -> None:
+    def __init__(self, online: OnlineStore, definitions: Definitions, lookup: Lookup | None = None) -> None:
         self._online = online
         self._lock = threading.RLock()
         self._clock = NEVER
-        self._plans = Plans(definitions)
+        self._plans = Plans(definitions, lookup)
         self._cache: dict[str, dict[Any, State]] = {name: {} for name in self._plans.by_name}
         self._dirty: dict[str, set[Any]] = {name: set() for name in self._plans.by_name}
         self._rewound: dict[tuple[str, Any], State] = {}
@@ -81,45 +85,91 @@ class TileProcessor:
             if memory is None:
                 return 0
             self._plans.check(table)
-            self._rewound.clear()
             decode.check(memory.table, memory.plans, rows)
+            batch = decode.decode(memory.table, memory.plans, rows)
             if self._clock > NEVER:
-                rows = decode.recent(memory.table, rows, memory.horizon(self._clock), memory)
-            new = 0
-            for taken in decode.rows(memory.table, memory.plans, rows):
-                answer = memory.take(taken)
-                if answer is not None:
-                    new += 1
-                    self._place(memory, *answer)
-            return new
+                batch = memory.recent(batch, self._clock)
+            if not len(batch):
+                return 0
+            self._rewound.clear()
+            taken = memory.take(batch)
+            for plan in memory.plans:
+                self._add(plan, taken)
+            if len(taken.shortened):
+                self._shorten(memory, taken)
+            return len(taken.batch)
 
-    def _place(self, memory: TableMemory, kept: Kept, end: int, before: Kept | None) -> None:
-        known, number, event, _, parts = kept
-        visible = max(known, event)
-        for plan, part in zip(memory.plans, parts, strict=True):
-            if part is not None:
-                plan.add(self._touch(plan, part[0]), (event, known, number, part[1]), visible, end)
-        if before is None:
+    def load(self, table: str, scan: Scan, *, at_us: int) -> int:
+        """Make the state of a table anew from all its rows, as of `at_us`; return how many can still count. `commit` makes it durable."""
+        with self._lock:
+            self.reset(table)
+            memory, at_us = self._tables[table], max(self._clock, at_us)
+            batch = bulk.decoded(memory.table, memory.plans, scan)
+            batch, number, end = memory.take_bulk(batch, memory.horizon(at_us), scan.paths)
+            self._online.write({}, {table: memory.unfinished()})
+            self._clock = at_us
+            for plan in memory.plans:
+                for states, due in bulk.states(plan, batch, number, end, at_us):
+                    self._online.write(states, {}, due)
+            return len(batch)
+
+    def _add(self, plan: ViewPlan, taken: Taken) -> None:
+        batch, end, clock = taken.batch, taken.end, self._clock
+        if not len(batch):
             return
-        earlier, number, event, _, parts = before
-        for plan, part in zip(memory.plans, parts, strict=True):
-            if part is not None:
-                row = (event, earlier, number, part[1])
-                plan.shorten(self._touch(plan, part[0]), row, max(event, earlier), end, known)
+        code, keys = decode.keys(plan, batch.columns)
+        visible = np.maximum(batch.event, batch.known)
+        counts = (code >= 0) & (end > visible) & (end > clock)
+        states = self._touch(plan, code[counts], keys)
+        now = np.flatnonzero(counts & (visible <= clock) & (end == FOREVER))
+        if len(now):
+            given = (a[now] for a in (code, batch.event, batch.known, taken.number))
+            grouped.add(grouped.Rows(plan, batch.columns.take(pa.array(now)), *given), states, clock)
+            counts[now] = False
+        later = np.flatnonzero(counts)
+        if len(later):
+            made = decode.values(plan, batch.columns.take(pa.array(later)))
+            columns = (a[later].tolist() for a in (code, batch.event, batch.known, taken.number, visible, end))
+            for key, event, known, number, seen, until, row in zip(*columns, made, strict=True):
+                state = states[key]
+                assert state is not None
+                plan.add(state, (event, known, number, row), seen, until)
 
-    def _touch(self, plan: ViewPlan, key: Any) -> State:
-        self._dirty[plan.view.name].add(key)
-        return self._state(plan, key)
+    def _touch(self, plan: ViewPlan, code: Any, keys: Sequence[Any]) -> list[State | None]:
+        """The states of the keys with these codes, moved forward to the clock; they will be written."""
+        states: list[State | None] = [None] * len(keys)
+        used = np.unique(code).tolist()
+        found = self._states(plan, [keys[i] for i in used])
+        dirty, clock = self._dirty[plan.view.name], self._clock
+        for i, state in zip(used, found, strict=True):
+            states[i] = state
+            dirty.add(keys[i])
+            if state.clock < clock:
+                self._forward(plan, keys[i], state, clock)
+        return states
 
-    def _state(self, plan: ViewPlan, key: Any) -> State:
+    def _shorten(self, memory: TableMemory, taken: Taken) -> None:
+        """Rows that are remembered have been corrected: they count until the news of it only."""
+        place, columns = taken.shortened, memory.corrected(taken)
+        for plan in memory.plans:
+            code, keys = decode.keys(plan, columns)
+            states = self._touch(plan, code[code >= 0], keys)
+            rows = memory.as_rows(plan, place, columns, taken.old_end)
+            for key, (row, visible, old), new in zip(code.tolist(), rows, taken.new_end.tolist(), strict=True):
+                if key >= 0 and (state := states[key]) is not None:
+                    plan.shorten(state, row, visible, old, new)
+            for key, state in zip(keys, states, strict=True):
+                if state is not None:
+                    self._renew(plan, key, state)
+
+    def _states(self, plan: ViewPlan, keys: Sequence[Any]) -> list[State]:
         cache = self._cache[plan.view.name]
-        state = cache.get(key)
-        if state is None:
-            body = self._online.read([(plan.view.name, key_text(key))])[0]
-            state = cache[key] = plan.unpack(body)
-            if body is None and self._clock > NEVER:
-                plan.advance(state, self._clock)
-        return state
+        if missing := [key for key in keys if key not in cache]:
+            for key, body in zip(missing, self._online.read([(plan.view.name, key_text(key)) for key in missing]), strict=True):
+                state = cache[key] = plan.unpack(body)
+                if body is None and self._clock > NEVER:
+                    plan.advance(state, self._clock)
+        return [cache[key] for key in keys]
 
     def read(self, views: Sequence[FeatureView], keys: Sequence[Mapping[str, Any]], at_us: int) -> list[dict[str, Any]]:
         """Feature values at `at_us`. Raises `InvalidError` for a time whose rows are forgotten."""
@@ -131,14 +181,22 @@ class TileProcessor:
                 answer: dict[str, Any] = {}
                 for plan in plans:
                     key = request_key(plan, request)
-                    state = plan.new() if key is None else self._state(plan, key)
+                    state = plan.new() if key is None else self._states(plan, [key])[0]
                     if at_us > state.clock:
-                        plan.advance(state, at_us)
+                        self._forward(plan, key, state, at_us)
                     elif at_us < state.clock:
                         state = self._rewind(plan, key, at_us)
                     plan.read(state, at_us, answer)
                 answers.append(answer)
             return answers
+
+    def _forward(self, plan: ViewPlan, key: Any, state: State, at: int) -> None:
+        plan.advance(state, at)
+        self._renew(plan, key, state)
+
+    def _renew(self, plan: ViewPlan, key: Any, state: State) -> None:
+        if state.lost is not None:
+            plan.renew(state, self._tables[plan.view.table.name].history(plan, key, state.clock))
 
     def _rewind(self, plan: ViewPlan, key: Any, at: int) -> State:
         state = self._rewound.get((plan.view.name, key))
@@ -146,11 +204,11 @@ class TileProcessor:
             history = self._tables[plan.view.table.name].history(plan, key, at)
             state = self._rewound[plan.view.name, key] = plan.rebuild(history, at)
         elif state.clock < at:
-            plan.advance(state, at)
+            self._forward(plan, key, state, at)
         return state
 
     def advance(self, at_us: int) -> None:
-        """Say that no read will ask for a time before `at_us` any more; the next `commit` tidies what changed up to there."""
+        """Say that time has come to `at_us`; the next `commit` tidies what changed up to there."""
         with self._lock:
             self._clock = max(self._clock, at_us)
 
@@ -164,7 +222,7 @@ class TileProcessor:
                 for key in keys:
                     state = cache[key]
                     if state.clock < self._clock:
-                        plan.advance(state, self._clock)
+                        self._forward(plan, key, state, self._clock)
                     place = name, key_text(key)
                     states[place], due[place] = pack(state), plan.horizon(state) + REWIND_US
             cursors = {}

@@ -64,6 +64,8 @@ class OnlineReader:
             state = plan.rebuild(self._sights.memory(sight).history(plan, key, at_us), at_us)
         else:
             plan.advance(state, at_us)
+            if state.lost is not None:
+                plan.renew(state, self._sights.memory(sight).history(plan, key, at_us))
         plan.read(state, at_us, into)
 
     def current(self, view: str) -> FeatureView | None:

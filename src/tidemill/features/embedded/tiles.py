@@ -32,7 +32,11 @@ Tile = list[Any]
 
 @dataclass(slots=True)
 class State:
-    """What is known of one key. `tiles` has one dict for each window of the plan, `memo` their last answers, `lows` their first tiles."""
+    """What is known of one key. `tiles` has one dict for each window of the plan, `memo` their last answers, `lows` their first tiles.
+
+    `newest` keeps the last few rows only: `cut` says that older ones were left out. When all that were kept have been taken back,
+    `lost` is where they stood, and `ViewPlan.renew` has to find the rows behind them.
+    """
 
     clock: int = NEVER
     ahead: list[tuple[int, int, int, Row]] = field(default_factory=list)
@@ -40,6 +44,8 @@ class State:
     newest: list[Row] = field(default_factory=list)
     memo: list[Any] = field(default_factory=list)
     lows: list[int] = field(default_factory=list)
+    cut: bool = False
+    lost: tuple[int, int, int] | None = None
 
 
 @dataclass(slots=True)
@@ -76,6 +82,21 @@ class WindowPlan:
                 counts[value] = counts.get(value, 0) + sign
                 if not counts[value]:
                     del counts[value]
+            place += 1
+
+    def merge(self, tile: Tile, other: Tile) -> None:
+        """Add another tile's rows to a tile; `other` is the tile's from then on."""
+        tile[0] += other[0]
+        place = 1
+        for _ in self.summed:
+            tile[place] += other[place]
+            for part in other[place + 1]:
+                grow(tile[place + 1], part)
+            place += 2
+        for _ in self.ordered:
+            counts = tile[place]
+            for value, count in other[place].items():
+                counts[value] = counts.get(value, 0) + count
             place += 1
 
     def answer(self, tiles: list[Tile]) -> list[tuple[str, Any]]:
@@ -116,7 +137,7 @@ class ViewPlan:
         for window in self.windows:
             window.outputs = [(name, kind, _place(window, kind, i)) for name, kind, i in window.outputs]
         self.ttl = max((ttl for _, _, ttl in self.latest), default=-1)
-        self.one = not view.table.keys
+        self.kept = 2 if view.table.keys else 1
         self.retention = max([w.over + w.hop for w in self.windows] + [self.ttl])
         self.nothing: dict[str, Any] = {}
         """The features of a key that no row has named, at any time."""
@@ -151,9 +172,10 @@ class ViewPlan:
         """The state that `pack` wrote, or that of a key that no row has named."""
         if body is None:
             return self.new()
-        clock, ahead, tiles, newest = msgspec.msgpack.decode(body)
+        clock, ahead, tiles, newest, cut = msgspec.msgpack.decode(body)
         lows = [(clock - w.over) // w.hop for w in self.windows]
-        return State(clock, [(t, n, s, tuple(r)) for t, n, s, r in ahead], tiles, [tuple(r) for r in newest], [None] * len(tiles), lows)
+        ahead = [(t, n, s, tuple(r)) for t, n, s, r in ahead]
+        return State(clock, ahead, tiles, [tuple(r) for r in newest], [None] * len(tiles), lows, cut)
 
     def add(self, state: State, row: Row, visible: int, end: int) -> None:
         """Let a row count in [visible, end)."""
@@ -204,6 +226,9 @@ class ViewPlan:
             del ahead[:due]
         if state.newest and state.newest[0][0] < at - self.ttl:
             del state.newest[: bisect_left(state.newest, (at - self.ttl,))]
+            state.cut = False
+        if state.lost is not None and state.lost[0] < at - self.ttl:
+            state.lost, state.cut = None, False
 
     def _drop(self, state: State, i: int, low: int) -> None:
         state.lows[i] = low
@@ -228,17 +253,32 @@ class ViewPlan:
             if not tile[0]:
                 del tiles[n]
         if self.latest:
-            self._turn(state.newest, row, sign)
+            self.turn(state, row, sign)
 
-    def _turn(self, newest: list[Row], row: Row, sign: int) -> None:
+    def turn(self, state: State, row: Row, sign: int) -> None:
+        """Let a row be one of the newest (`sign` 1), or no longer (-1)."""
+        newest = state.newest
         if sign > 0:
-            insort(newest, row)
-            if self.one:
-                del newest[:-1]
+            if state.lost is not None and row[:3] > state.lost:
+                state.lost = None
+                newest.clear()
+            if not (state.cut and newest and row < newest[0]):
+                insort(newest, row)
+            if len(newest) > self.kept:
+                del newest[: -self.kept]
+                state.cut = self.kept > 1
             return
         place = bisect_left(newest, row[:3])
         if place < len(newest) and newest[place][:3] == row[:3]:
             del newest[place]
+            if not newest and state.cut:
+                state.lost = max(state.lost or row[:3], row[:3])
+
+    def renew(self, state: State, history: Iterable[tuple[Row, int, int]]) -> None:
+        """Find the newest rows again, from all rows of the key that may count; for a state with `lost`."""
+        rows = sorted((row for row, visible, end in history if visible <= state.clock < end), key=lambda row: row[:3])
+        state.newest = [row for row in rows[-self.kept :] if row[0] >= state.clock - self.ttl]
+        state.cut, state.lost = len(rows) > self.kept and len(state.newest) == self.kept, None
 
     def horizon(self, state: State) -> int:
         """From when on the state reads as that of a key that no row has named; `FOREVER` for never."""
@@ -274,4 +314,4 @@ def _place(window: WindowPlan, kind: str, field_: int) -> int:
 
 def pack(state: State) -> bytes:
     """Bytes of a state, for `ViewPlan.unpack`."""
-    return msgspec.msgpack.encode((state.clock, state.ahead, state.tiles, state.newest))
+    return msgspec.msgpack.encode((state.clock, state.ahead, state.tiles, state.newest, state.cut))

@@ -17,8 +17,10 @@ from tidemill.core.meaning import view_digest
 from tidemill.features.embedded.memory import segments
 from tidemill.features.embedded.places import Place, Scoped, Written, current, new_place, places
 from tidemill.features.embedded.processor import TileProcessor
+from tidemill.features.embedded.published import Lookup
 from tidemill.features.embedded.tiles import NEVER
 from tidemill.features.ports import OnlineStore, ViewState
+from tidemill.versioning.ports import Scan
 
 
 class ViewProcessor:
@@ -28,8 +30,8 @@ class ViewProcessor:
     a version is opened when it is first needed. Each version is committed in a transaction of its own.
     """
 
-    def __init__(self, online: OnlineStore, definitions: Definitions) -> None:
-        self._online = online
+    def __init__(self, online: OnlineStore, definitions: Definitions, lookup: Lookup | None = None) -> None:
+        self._online, self._lookup = online, lookup
         self._lock = threading.RLock()
         self._clock = NEVER
         self._views = dict(definitions.views)
@@ -177,11 +179,31 @@ class ViewProcessor:
             self._mend()
             if view not in self._wanted:
                 raise not_found("feature view", view, self._wanted)
-            place = self._wanted[view]
-            self._forget(place)
-            place.status = "building"
-            self._online.write(*place.written())
-            self._written(place)
+            self._begin(self._wanted[view])
+
+    def _begin(self, place: Place) -> None:
+        self._forget(place)
+        place.status = "building"
+        self._online.write(*place.written())
+        self._written(place)
+
+    def load(self, digest: str, scan: Scan, *, at_us: int) -> int:
+        with self._lock:
+            self._mend()
+            if digest not in self._places:
+                raise not_found("version of a view", digest, self._places)
+            place = self._places[digest]
+            self._begin(place)
+            self._clock = max(self._clock, at_us)
+            tiles = self._tiles(place)
+            try:
+                new = tiles.load(place.view.table.name, scan, at_us=at_us)
+            except BaseException:
+                self._broken = True
+                raise
+            known = tiles.known_us(place.view.table.name)
+            self._known[digest] = NEVER if known is None else known
+            return new
 
     def publish(self, digests: Mapping[str, bool]) -> None:
         with self._lock:
@@ -238,9 +260,11 @@ class ViewProcessor:
                 return place.written(current=place.digest in self._fresh)
 
             with self._noticing(place):
-                tiles = self._open[place.digest] = TileProcessor(Scoped(self._online, place.name, beside), place.alone())
+                tiles = self._open[place.digest] = TileProcessor(Scoped(self._online, place.name, beside), place.alone(), self._lookup)
             if self._clock > NEVER:
                 tiles.advance(self._clock)
+            if tiles.stale and place.status == "building":  # a load was killed
+                tiles.reset(place.view.table.name)
         return tiles
 
 
