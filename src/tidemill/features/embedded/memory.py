@@ -151,6 +151,7 @@ class TableMemory:
 
         What lies before `floor` is left out; `paths` are the files that they are in. Answer the rows that are left, their numbers and ends.
         """
+        self.known_us = int(batch.known.max(initial=NEVER))
         keep = np.flatnonzero(horizon(batch.event, batch.known) >= floor)
         if self.table.keys and len(keep) < len(batch):
             keep = np.flatnonzero(np.isin(batch.identity, batch.identity[keep]))
@@ -159,7 +160,6 @@ class TableMemory:
         self.rows.add(number, batch, bare=True)
         self._by_identity.add_sorted(batch.identity[order], number[order])
         self._number, self._floor, self._paths = len(batch), floor, list(paths)
-        self.known_us = int(batch.known.max(initial=NEVER))
         return batch, number, end
 
     def _once(self, batch: Batch) -> tuple[Batch, Int64, Int64]:
