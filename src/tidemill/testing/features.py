@@ -22,7 +22,7 @@ from tidemill.core.instants import DAY_US
 from tidemill.features.ports import AT, MAX_STATE_BYTES, BulkProcessor, OfflineStore, OnlineStore, StreamProcessor
 from tidemill.testing.contract import Contract, keeps
 from tidemill.testing.kills import Report, until_killed
-from tidemill.testing.reference import DEFINITIONS, KEYED, MINUTE, PLACE, STREAMED, UTC_US, VIEWS, Rows, arrow, reference, same, scans
+from tidemill.testing.reference import DEFINITIONS, KEYED, MINUTE, PLACE, UTC_US, VIEWS, Rows, arrow, reference, same, scans
 
 EXAMPLES = 2000 if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else 50
 _MOMENT = st.integers(0, 40).map(lambda m: m * (MINUTE // 2)) | st.integers(0, 20 * MINUTE)
@@ -276,9 +276,9 @@ class _Replay:
 
     def compare(self, processor: StreamProcessor, at: int) -> None:
         keys = [{"place": p, "lane": n} for p in ("a", "b", "nowhere", None) for n in (1, 2, None)]
-        for key, row in zip(keys, processor.read(STREAMED, keys, at), strict=True):
+        for key, row in zip(keys, processor.read(VIEWS, keys, at), strict=True):
             expected: dict[str, Any] = {}
-            for view in STREAMED:
+            for view in VIEWS:
                 expected |= reference(view, self.pushed[view.table.name], key, at)
             assert same(expected, row), (key, at, expected, row)
 

@@ -76,8 +76,7 @@ VIEWS = tuple(
         FeatureView(f"{table.name}_lanes", (PLACE, _LANE), table, [count(over="12m", hop="1m"), latest("word", ttl="30m")]),
     )
 )
-STREAMED = tuple(v for v in VIEWS if not v.name.endswith("_more"))
-DEFINITIONS = Definitions(tables={t.name: t for t in (KEYED, PLAIN)}, views={v.name: v for v in STREAMED})
+DEFINITIONS = Definitions(tables={t.name: t for t in (KEYED, PLAIN)}, views={v.name: v for v in VIEWS})
 
 Rows = Sequence[Mapping[str, Any]]
 

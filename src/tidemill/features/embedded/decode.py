@@ -13,6 +13,7 @@ import pyarrow.types as pt
 
 from tidemill.core.definitions import Table
 from tidemill.core.errors import InvalidError
+from tidemill.features.embedded.fields import Field, conditions, masks
 from tidemill.features.embedded.hashing import UInt64, combined, digests, mix, seed
 from tidemill.features.embedded.source import Float64, Int64
 from tidemill.features.embedded.tiles import FOREVER, ViewPlan
@@ -49,7 +50,7 @@ class Batch:
 def check(table: Table, plans: Sequence[ViewPlan], source: pa.Table) -> None:
     """Raise `InvalidError` for columns that are missing or cannot be used as the views use them."""
     wanted = [table.event_time, table.known_time, *table.keys, *(k for p in plans for k in p.view.keys)]
-    wanted += [c for p in plans for c, _ in p.fields]
+    wanted += [f.column for p in plans for f in p.fields if f.column]
     if missing := sorted(set(wanted) - set(source.column_names)):
         raise InvalidError(f"rows of table {table.name!r} lack {', '.join(missing)}; they have {', '.join(source.column_names)}")
     for name in (table.event_time, table.known_time):
@@ -98,11 +99,13 @@ def columns(plans: Sequence[ViewPlan], source: pa.Table) -> pa.Table:
     for plan in plans:
         for key in plan.view.keys:
             made[f"v_{key}"] = _shown(source[key])
-        for column, number in plan.fields:
-            if number:
-                made[f"m_{column}"] = _measure(column, source[column])
-            else:
-                made[f"v_{column}"] = _shown(source[column])
+        for field in plan.fields:
+            if field.form == "number":
+                made[f"m_{field.column}"] = _measure(field.column, source[field.column])
+            elif field.column:
+                made[f"v_{field.column}"] = _shown(source[field.column])
+    wanted = conditions(f for p in plans for f in p.fields)
+    made |= {f"w|{where}": mask for where, mask in masks(plans[0].view.table, wanted, source).items()}
     return pa.table(made)
 
 
@@ -143,22 +146,36 @@ def values(plan: ViewPlan, rows: pa.Table) -> list[tuple[Any, ...]]:
     """The fields of a view, row by row."""
     if not plan.fields:
         return [()] * rows.num_rows
-    return list(zip(*(field_values(rows, column, number=number) for column, number in plan.fields), strict=True))
+    return list(zip(*(field_values(rows, field) for field in plan.fields), strict=True))
 
 
-def field_values(rows: pa.Table, column: str, *, number: bool) -> list[Any]:
-    """One field of each row, None where it has no value."""
-    if number:
-        return [None if v != v else v for v in rows[f"m_{column}"].to_pylist()]
-    found = rows[f"v_{column}"]
-    if pt.is_floating(found.type) and pc.any(pc.is_nan(found)).as_py():
-        found = pc.if_else(pc.is_nan(found), pa.scalar(None, found.type), found)
-    return found.to_pylist()  # type: ignore[no-any-return]
+def field_values(rows: pa.Table, field: Field) -> list[Any]:
+    """One field of each row, None where it has no value. A value of `latest` with a condition is a list of one, since it may be null."""
+    if field.form in ("number", "present"):
+        return [None if v != v else v for v in measure(rows, field).tolist()]
+    found = rows[f"v_{field.column}"]
+    if pt.is_floating(found.type):
+        right = pc.is_finite(found) if field.form == "value" else pc.invert(pc.is_nan(found))
+        found = pc.if_else(right, found, pa.scalar(None, found.type))
+    if not field.where:
+        return found.to_pylist()  # type: ignore[no-any-return]
+    held = zip(found.to_pylist(), rows[f"w|{field.where}"].to_pylist(), strict=True)
+    if field.form == "newest":
+        return [[value] if holds else None for value, holds in held]
+    return [value if holds else None for value, holds in held]
 
 
-def measure(rows: pa.Table, column: str) -> Float64:
-    """A field that is a number, NaN where it has no value."""
-    return np.asarray(rows[f"m_{column}"].to_numpy(), dtype=np.float64)
+def measure(rows: pa.Table, field: Field) -> Float64:
+    """A field that is a number, or 1 where there is a value; NaN elsewhere."""
+    if field.form == "number":
+        found = np.asarray(rows[f"m_{field.column}"].to_numpy(), dtype=np.float64)
+    else:
+        found = np.ones(rows.num_rows)
+        if field.column:
+            column = rows[f"v_{field.column}"]
+            there = pc.fill_null(pc.is_finite(column), False) if pt.is_floating(column.type) else pc.is_valid(column)
+            found = np.where(there.to_numpy(), found, np.nan)
+    return np.where(rows[f"w|{field.where}"].to_numpy(), found, np.nan) if field.where else found
 
 
 def horizon(event: Int64, known: Int64) -> Int64:

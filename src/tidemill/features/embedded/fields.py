@@ -5,13 +5,12 @@ A field is a column (or the row itself), a condition and a form. Features that l
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import duckdb
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from tidemill.core.aggregates import NUMERIC, Aggregate
@@ -83,28 +82,24 @@ def plain_times(schema: pa.Schema) -> str:
     return f"* REPLACE ({made})" if made else "*"
 
 
-class Conditions:
-    """Evaluates `where` conditions over rows that are not in files."""
+_LOCAL = threading.local()
 
-    def __init__(self) -> None:
-        self._db: duckdb.DuckDBPyConnection | None = None
 
-    def masks(self, table: Table, fields: Sequence[Field], rows: pa.Table) -> dict[str, npt.NDArray[np.bool_]]:
-        """Which rows each condition holds for. Raises `InvalidError` naming the condition."""
-        wanted = conditions(fields)
-        if not wanted:
-            return {}
-        if self._db is None:
-            self._db = duckdb.connect(config={"threads": 1})
-        picked = ", ".join(f"coalesce(({where})::BOOLEAN, false) AS w{i}" for i, where in enumerate(wanted))
-        self._db.register("given", rows)
-        try:
-            found = self._db.sql(f"SELECT {picked} FROM (SELECT {plain_times(rows.schema)} FROM given)").to_arrow_table()
-        except duckdb.Error as error:
-            raise refused(table, wanted, error) from error
-        finally:
-            self._db.unregister("given")
-        return {where: np.asarray(found[f"w{i}"].to_numpy(), dtype=bool) for i, where in enumerate(wanted)}
+def masks(table: Table, wanted: Sequence[str], rows: pa.Table) -> dict[str, pa.ChunkedArray]:
+    """For rows that are not in files: which of them each condition holds for. Raises `InvalidError` naming the conditions."""
+    if not wanted:
+        return {}
+    if not hasattr(_LOCAL, "db"):
+        _LOCAL.db = duckdb.connect(config={"threads": 1})
+    picked = ", ".join(f"coalesce(({where})::BOOLEAN, false) AS w{i}" for i, where in enumerate(wanted))
+    _LOCAL.db.register("given", rows)
+    try:
+        found = _LOCAL.db.sql(f"SELECT {picked} FROM (SELECT {plain_times(rows.schema)} FROM given)").to_arrow_table()
+    except duckdb.Error as error:
+        raise refused(table, wanted, error) from error
+    finally:
+        _LOCAL.db.unregister("given")
+    return {where: found[f"w{i}"] for i, where in enumerate(wanted)}
 
 
 def refused(table: Table, wanted: Sequence[str], error: Exception) -> InvalidError:

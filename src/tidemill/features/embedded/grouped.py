@@ -10,8 +10,10 @@ import pyarrow as pa
 
 from tidemill.features.embedded import decode
 from tidemill.features.embedded.exact import grow, join_parts, split
+from tidemill.features.embedded.slots import Slot, SlotKind
 from tidemill.features.embedded.source import Float64, Int64
 from tidemill.features.embedded.tiles import Row, State, Tile, ViewPlan, WindowPlan
+from tidemill.features.sketches import buckets_of
 
 _FEW = 8
 """Values that are added one by one; more are added as integers."""
@@ -24,9 +26,13 @@ class Rows:
         self.plan, self.code, self.event, self.known, self.number = plan, code, event, known, number
         self._columns = columns
 
-    def numbers(self, field: int) -> Float64:
-        """A field that is a number, NaN where it has no value."""
-        return decode.measure(self._columns, self.plan.fields[field][0])
+    def numbers(self, place: int) -> Float64:
+        """A field that is a number (or 1), NaN where it has no value."""
+        return decode.measure(self._columns, self.plan.fields[place])
+
+    def values(self, place: int) -> list[Any]:
+        """A field of any type, None where it has no value."""
+        return decode.field_values(self._columns, self.plan.fields[place])
 
     def rows(self, places: Int64) -> list[Row]:
         """Some of the rows as plans take them."""
@@ -80,13 +86,58 @@ def _groups(code: Int64, tile: Int64) -> tuple[Int64, Int64]:
 
 def _tiles(rows: Rows, window: WindowPlan, places: Int64, start: Int64) -> list[Tile]:
     """One tile for each group of rows; group i is `places[start[i]:start[i + 1]]`."""
-    parts: list[list[Any]] = [np.diff(start, append=len(places)).tolist()]
-    for field in window.summed:
-        values = rows.numbers(field)[places]
-        parts.append(np.add.reduceat((~np.isnan(values)).astype(np.int64), start).tolist())
-        parts.append(exact_sums(values, start))
-    parts += [_counted(rows.numbers(field)[places], start) for field in window.ordered]
-    return [list(tile) for tile in zip(*parts, strict=True)]
+    size = np.diff(start, append=len(places))
+    columns = [_ELEMENTS[slot.kind](rows, slot, places, start) for slot in window.slots]
+    return [list(tile) for tile in zip(size.tolist(), *columns, strict=True)]
+
+
+def _present(rows: Rows, slot: Slot, places: Int64, start: Int64) -> list[Any]:
+    there = ~np.isnan(rows.numbers(slot.field)[places])
+    return np.add.reduceat(there.astype(np.int64), start).tolist()  # type: ignore[no-any-return]
+
+
+def _sums(rows: Rows, slot: Slot, places: Int64, start: Int64) -> list[Any]:
+    sums = exact_sums(rows.numbers(slot.field)[places], start)
+    return [[n, total] for n, total in zip(_present(rows, slot, places, start), sums, strict=True)]
+
+
+def _one_by_one(rows: Rows, slot: Slot, places: Int64, start: Int64) -> list[Any]:
+    """Elements made value by value, where nothing quicker is known."""
+    values = rows.values(slot.field)
+    keys = zip(rows.event[places].tolist(), rows.known[places].tolist(), rows.number[places].tolist(), strict=True)
+    ends, made, place = [*start[1:].tolist(), len(places)], [slot.empty() for _ in start], 0
+    for i, (row, key) in enumerate(zip(places.tolist(), keys, strict=True)):
+        place += i == ends[place]
+        if values[row] is not None:
+            made[place] = slot.change(made[place], values[row], key, 1)
+    return made
+
+
+def _ordered(rows: Rows, slot: Slot, places: Int64, start: Int64) -> list[Any]:
+    values = rows.numbers(slot.field)[places]
+    if not slot.thin:
+        return _counted(values, start)
+    low = np.minimum.reduceat(np.where(np.isnan(values), np.inf, values), start)
+    high = np.maximum.reduceat(np.where(np.isnan(values), -np.inf, values), start)
+    return [{a: 1, b: 1} if a <= b else {} for a, b in zip(low.tolist(), high.tolist(), strict=True)]
+
+
+def _buckets(rows: Rows, slot: Slot, places: Int64, start: Int64) -> list[Any]:
+    values = rows.numbers(slot.field)[places]
+    found = np.where(np.isnan(values), np.nan, buckets_of(values))
+    return [{int(bucket): n for bucket, n in counts.items()} for counts in _counted(found, start)]
+
+
+_ELEMENTS: dict[SlotKind, Callable[[Rows, Slot, Int64, Int64], list[Any]]] = {
+    "present": _present,
+    "sum": _sums,
+    "square": _one_by_one,
+    "order": _ordered,
+    "often": _one_by_one,
+    "bucket": _buckets,
+    "hash": _one_by_one,
+    "ends": _one_by_one,
+}
 
 
 def exact_sums(values: Float64, start: Int64) -> list[list[float]]:

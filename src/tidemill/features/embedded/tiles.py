@@ -15,10 +15,11 @@ from typing import Any
 
 import msgspec
 
-from tidemill.core.aggregates import Aggregate, spelled
+from tidemill.core.aggregates import Aggregate
 from tidemill.core.definitions import FeatureView
-from tidemill.core.errors import InvalidError
-from tidemill.features.embedded.exact import grow, total
+from tidemill.features.embedded.fields import Field, field_of
+from tidemill.features.embedded.slots import NEEDS, Slot, answer, newest
+from tidemill.features.formula import formulas
 
 NEVER = -(2**63)
 """Before all time: where a new state's clock stands."""
@@ -27,7 +28,10 @@ FOREVER = 2**63 - 1
 Row = tuple[int, int, int, Sequence[Any]]
 """Event time, known time, number in the order of ingestion, values in the order of `ViewPlan.fields`."""
 Tile = list[Any]
-"""Number of rows; then for each summed column the non-null values and their exact sum; then for each ordered column how often each value occurs."""
+"""Number of rows; then an element for each slot of the window."""
+Memo = tuple[list[tuple[str, Any]], list[tuple[str, Any, int]]]
+"""Answers of a window by name; and for values with a condition and a ttl the newest row."""
+_AGE_HOPS = 36
 
 
 @dataclass(slots=True)
@@ -50,92 +54,62 @@ class State:
 
 @dataclass(slots=True)
 class WindowPlan:
-    """One (over, hop) of a view: which fields it sums, which it orders, and the features it answers."""
+    """One (over, hop) of a view: the slots of its tiles and the features that they answer.
+
+    `outputs`: name, feature and the places of its slots in a tile. `aged`: name, place and ttl of values whose age is looked at last.
+    """
 
     over: int
     hop: int
-    summed: list[int] = field(default_factory=list)
-    ordered: list[int] = field(default_factory=list)
-    outputs: list[tuple[str, str, int]] = field(default_factory=list)
+    slots: list[Slot] = field(default_factory=list)
+    outputs: list[tuple[str, Aggregate, tuple[int, ...]]] = field(default_factory=list)
+    aged: list[tuple[str, int, int]] = field(default_factory=list)
+
+    def place(self, slot: Slot) -> int:
+        """Where a slot is in a tile; it gets a place when it has none."""
+        if slot not in self.slots:
+            self.slots.append(slot)
+        return 1 + self.slots.index(slot)
 
     def empty(self) -> Tile:
         """A tile without rows."""
-        tile: Tile = [0]
-        for _ in self.summed:
-            tile += [0, []]
-        return tile + [{} for _ in self.ordered]
+        return [0, *(slot.empty() for slot in self.slots)]
 
-    def change(self, tile: Tile, values: Sequence[Any], sign: int) -> None:
+    def change(self, tile: Tile, row: Row, sign: int) -> None:
         """Add a row's values to a tile (`sign` 1) or take them out (-1)."""
         tile[0] += sign
-        place = 1
-        for i in self.summed:
-            value = values[i]
+        key, values = row[:3], row[3]
+        for place, slot in enumerate(self.slots, 1):
+            value = values[slot.field]
             if value is not None:
-                tile[place] += sign
-                grow(tile[place + 1], value if sign > 0 else -value)
-            place += 2
-        for i in self.ordered:
-            value = values[i]
-            if value is not None:
-                counts = tile[place]
-                counts[value] = counts.get(value, 0) + sign
-                if not counts[value]:
-                    del counts[value]
-            place += 1
+                tile[place] = slot.change(tile[place], value, key, sign)
 
     def merge(self, tile: Tile, other: Tile) -> None:
         """Add another tile's rows to a tile; `other` is the tile's from then on."""
         tile[0] += other[0]
-        place = 1
-        for _ in self.summed:
-            tile[place] += other[place]
-            for part in other[place + 1]:
-                grow(tile[place + 1], part)
-            place += 2
-        for _ in self.ordered:
-            counts = tile[place]
-            for value, count in other[place].items():
-                counts[value] = counts.get(value, 0) + count
-            place += 1
+        for place, slot in enumerate(self.slots, 1):
+            tile[place] = slot.merge(tile[place], other[place])
 
-    def answer(self, tiles: list[Tile]) -> list[tuple[str, Any]]:
-        """The features over these tiles."""
-        found: list[tuple[str, Any]] = []
-        for name, kind, place in self.outputs:
-            if kind == "count":
-                found.append((name, sum([t[0] for t in tiles])))
-            elif kind in ("mean", "sum"):
-                n = sum([t[place] for t in tiles])
-                value = total([p for t in tiles for p in t[place + 1]]) if n else None
-                found.append((name, value / n if value is not None and kind == "mean" else value))
-            else:
-                best = min if kind == "min" else max
-                found.append((name, best((best(t[place]) for t in tiles if t[place]), default=None)))
-        return found
-
-
-def refuse_unknown(views: Sequence[FeatureView]) -> None:
-    """Raise `InvalidError` for features that this engine cannot compute yet."""
-    for view in views:
-        for a in view.aggregates:
-            if a.where or a.kind not in ("mean", "sum", "count", "min", "max", "latest") or (a.kind == "count" and a.column):
-                raise InvalidError(f"{view.full_name(a)} is {spelled(a)}, which the embedded engine cannot compute")
+    def answer(self, tiles: list[Tile]) -> Memo:
+        """The features over these tiles, and for each aged one its newest row."""
+        found = [
+            (name, answer(a, [[t[p] for t in tiles] for p in places]) if places else sum([t[0] for t in tiles]))
+            for name, a, places in self.outputs
+        ]
+        return found, [(name, newest([[t[place] for t in tiles]]), ttl) for name, place, ttl in self.aged]
 
 
 class ViewPlan:
     """How rows of a view's table change the state of a key, and how the state is read."""
 
     def __init__(self, view: FeatureView) -> None:
-        refuse_unknown([view])
         self.view, self.keys = view, view.keys
-        self.fields: list[tuple[str, bool]] = []
+        self.fields: list[Field] = []
         self.windows: list[WindowPlan] = []
         self.latest: list[tuple[str, int, int]] = []
         for aggregate in view.aggregates:
             self._plan(aggregate)
-        for window in self.windows:
-            window.outputs = [(name, kind, _place(window, kind, i)) for name, kind, i in window.outputs]
+        self.formulas = formulas(view)
         self.ttl = max((ttl for _, _, ttl in self.latest), default=-1)
         self.kept = 2 if view.table.keys else 1
         self.retention = max([w.over + w.hop for w in self.windows] + [self.ttl])
@@ -144,24 +118,32 @@ class ViewPlan:
         self.read(self.new(), 0, self.nothing)
 
     def _plan(self, a: Aggregate) -> None:
-        name = self.view.full_name(a)
-        if a.kind == "latest":
-            self.latest.append((name, self._field(str(a.column), number=False), a.ttl_us))
+        if a.kind == "expression":
             return
-        window = next((w for w in self.windows if (w.over, w.hop) == (a.over_us, a.hop_us)), None)
+        name, found = self.view.full_name(a), field_of(a)
+        i = -1 if found is None else self._field(found)
+        if a.kind == "latest" and not a.where:
+            self.latest.append((name, i, a.ttl_us))
+            return
+        if a.kind == "latest":  # a window that is as wide as the ttl; the age is looked at when it is read
+            hop = -(-a.ttl_us // _AGE_HOPS)
+            over = (-(-a.ttl_us // hop) + 1) * hop
+        else:
+            over, hop = a.over_us, a.hop_us
+        window = next((w for w in self.windows if (w.over, w.hop) == (over, hop)), None)
         if window is None:
-            window = WindowPlan(a.over_us, a.hop_us)
+            window = WindowPlan(over, hop)
             self.windows.append(window)
-        i = self._field(a.column, number=True) if a.column else -1
-        used = window.ordered if a.kind in ("min", "max") else window.summed
-        if a.column and i not in used:
-            used.append(i)
-        window.outputs.append((name, a.kind, i))
+        places = tuple(window.place(Slot(kind, i, not self.view.table.keys)) for kind in NEEDS[a.kind]) if found is not None else ()
+        if a.kind == "latest":
+            window.aged.append((name, places[0], a.ttl_us))
+        else:
+            window.outputs.append((name, a, places))
 
-    def _field(self, column: str, *, number: bool) -> int:
-        if (column, number) not in self.fields:
-            self.fields.append((column, number))
-        return self.fields.index((column, number))
+    def _field(self, wanted: Field) -> int:
+        if wanted not in self.fields:
+            self.fields.append(wanted)
+        return self.fields.index(wanted)
 
     def new(self) -> State:
         """The state of a key that no row has named."""
@@ -239,7 +221,7 @@ class ViewPlan:
                 del tiles[n]
 
     def _apply(self, state: State, row: Row, sign: int) -> None:
-        event, _, _, values = row
+        event = row[0]
         for i, window in enumerate(self.windows):
             n = (event - 1) // window.hop
             if n < state.lows[i]:
@@ -249,7 +231,7 @@ class ViewPlan:
             tile = tiles.get(n)
             if tile is None:
                 tile = tiles[n] = window.empty()
-            window.change(tile, values, sign)
+            window.change(tile, row, sign)
             if not tile[0]:
                 del tiles[n]
         if self.latest:
@@ -299,17 +281,15 @@ class ViewPlan:
             found = state.memo[i]
             if found is None:
                 found = state.memo[i] = window.answer(list(state.tiles[i].values()))
-            into.update(found)
+            into.update(found[0])
+            for name, last, ttl in found[1]:
+                into[name] = last[3][0] if last is not None and at - last[0] <= ttl else None
         if self.latest:
             row = state.newest[-1] if state.newest else None
             for name, i, ttl in self.latest:
                 into[name] = row[3][i] if row is not None and at - row[0] <= ttl else None
-
-
-def _place(window: WindowPlan, kind: str, field_: int) -> int:
-    if kind in ("min", "max"):
-        return 1 + 2 * len(window.summed) + window.ordered.index(field_)
-    return 1 + 2 * window.summed.index(field_) if field_ >= 0 else 0
+        for formula in self.formulas:
+            into[formula.name] = formula.one(into)
 
 
 def pack(state: State) -> bytes:
