@@ -137,8 +137,6 @@ def _start_feast(stack: ExitStack, folder: Path, kind: str, redis_port: int | No
 
 def serve(folder: Path, kind: str, redis_port: int, port: int) -> None:
     """Our feature server in this process, on a filled store."""
-    from tidemill.serving.feast import FeatureRoutes, Reader
-
     from feature_store.data import VIEWS
     from tidemill.core.clock import ReplayClock
     from tidemill.core.definitions import Definitions, FeatureService
@@ -146,6 +144,7 @@ def serve(folder: Path, kind: str, redis_port: int, port: int) -> None:
     from tidemill.features.embedded import OnlineLookup
     from tidemill.ledger.store import Ledger
     from tidemill.serving import Tokens
+    from tidemill.serving.feast import FeatureRoutes, Reader
     from tidemill.serving.http import Settings
     from tidemill.serving.run import serve as run
     from tidemill.serving.server import build_app

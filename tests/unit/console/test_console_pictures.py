@@ -64,6 +64,17 @@ def test_any_figures_make_well_formed_pictures(values: list[float | None], parts
             assert "NaN" not in picture
 
 
+def test_a_timeline_shows_where_each_window_begins() -> None:
+    rows = [(100, 130, "used"), (400, 420, "used"), (450, 900, "not_yet_known")]
+    drawn = ET.fromstring(timeline(rows, 500, [("6 h", 300), ("1 d", 50)]))
+    space = "{http://www.w3.org/2000/svg}" if drawn.tag.startswith("{") else ""
+    bars = [line for line in drawn.iter(f"{space}line") if line.attrib["class"] == "window"]
+    cut = next(line for line in drawn.iter(f"{space}line") if line.attrib["class"] == "cut")
+    assert [bar.attrib["x2"] for bar in bars] == [cut.attrib["x1"]] * 2
+    events = [float(dot.attrib["cx"]) for dot in drawn.iter(f"{space}circle")]
+    assert float(bars[1].attrib["x1"]) < events[0] < float(bars[0].attrib["x1"]) < events[1]
+
+
 def test_attributes_and_text_are_escaped() -> None:
     assert tag("a", "<b>", href='"><script>') == '<a href="&#34;&gt;&lt;script&gt;">&lt;b&gt;</a>'
 

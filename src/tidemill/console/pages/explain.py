@@ -16,8 +16,9 @@ from tidemill.api.queries.personal import note_revealed
 from tidemill.api.queries.times import as_of
 from tidemill.console.draw.timeline import timeline
 from tidemill.console.render import page, platform_of
+from tidemill.core.definitions import FeatureView
 from tidemill.core.errors import NotFoundError, TidemillError
-from tidemill.core.instants import DAY_US, format_instant, parse_instant
+from tidemill.core.instants import DAY_US, format_duration, format_instant, parse_instant
 from tidemill.core.privacy import hide
 from tidemill.features.ports import SourceRow
 
@@ -42,7 +43,7 @@ def one(request: Request, view: str, at: str = "") -> Response:
             problem = str(error)
     return page(
         request, "view.html", "features", view=found, keys=keys, at=at or format_instant(at_us - at_us % DAY_US), at_us=at_us, rows=rows,
-        asked=all(keys.values()), problem=problem, picture=_picture(rows, at_us),
+        asked=all(keys.values()), problem=problem, picture=_picture(rows, at_us, platform.definitions.views[view]),
     )  # fmt: skip
 
 
@@ -61,5 +62,16 @@ def _rows(request: Request, view: str, keys: dict[str, str], at_us: int) -> Sequ
     return [replace(r, values=hide(r.values, [definition.table])) for r in found]
 
 
-def _picture(rows: Sequence[SourceRow], at_us: int) -> Markup:
-    return timeline([(r.event_us, r.known_us, r.use) for r in rows], at_us)
+def _picture(rows: Sequence[SourceRow], at_us: int, view: FeatureView) -> Markup:
+    return timeline([(r.event_us, r.known_us, r.use) for r in rows], at_us, windows_of(view, at_us))
+
+
+def windows_of(view: FeatureView, at_us: int) -> list[tuple[str, int]]:
+    """What the view's features look back over at `at_us`, the shortest first: its name, and where it begins."""
+    begins: dict[str, int] = {}
+    for a in view.aggregates:
+        if a.windowed:
+            begins[f"{format_duration(a.over_us)}, hop {format_duration(a.hop_us)}"] = (at_us - a.over_us) // a.hop_us * a.hop_us
+        elif a.ttl_us:
+            begins[f"ttl {format_duration(a.ttl_us)}"] = at_us - a.ttl_us - 1
+    return sorted(begins.items(), key=lambda item: -item[1])

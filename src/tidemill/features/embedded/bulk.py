@@ -61,9 +61,7 @@ def states(plan: ViewPlan, batch: Batch, number: Int64, end: Int64, at_us: int) 
     yield from _all(plan, batch, (number, end, visible), code, keys, slow, counts & slow[code], at_us)
 
 
-def _newest(
-    plan: ViewPlan, batch: Batch, number: Int64, code: Int64, keys: Sequence[Any], now: Bools, at_us: int
-) -> Iterator[Made]:
+def _newest(plan: ViewPlan, batch: Batch, number: Int64, code: Int64, keys: Sequence[Any], now: Bools, at_us: int) -> Iterator[Made]:
     """States of keys that need their newest row only."""
     rows = np.flatnonzero(now & (batch.event >= at_us - plan.ttl))
     mine = code[rows]
