@@ -25,6 +25,8 @@ from tidemill.testing.kills import Report, until_killed
 from tidemill.testing.reference import DEFINITIONS, KEYED, MINUTE, PLACE, UTC_US, VIEWS, Rows, arrow, reference, same, scans
 
 EXAMPLES = 2000 if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else 50
+TOGETHER = 10
+"""Histories of entities and identities of their own that one example of an offline store holds: a join costs much, a row little."""
 _MOMENT = st.integers(0, 40).map(lambda m: m * (MINUTE // 2)) | st.integers(0, 20 * MINUTE)
 _DELAY = (
     st.none()
@@ -63,6 +65,12 @@ _SPINE = st.lists(
 )
 
 
+def apart(rows: Rows, place: int) -> list[dict[str, Any]]:
+    """A history with names of its own, so that it can stand beside others."""
+    own = {"id": f"{place}{{}}", "place": f"{place}{{}}"}
+    return [{k: own[k].format(v) if k in own and v is not None else v for k, v in row.items()} for row in rows]
+
+
 def spine_table(spine: Rows) -> pa.Table:
     """A spine as Arrow, with a column of its own that has to be kept."""
     return pa.table(
@@ -90,18 +98,24 @@ class OfflineStoreContract(Contract):
     @keeps("leak-free", "superseded", "windows", "latest", "aligned")
     def test_any_history_equals_the_reference(self, store: OfflineStore, tmp_path: Path) -> None:
         """leak-free, superseded, windows, latest, aligned."""
+        world = st.tuples(histories(), histories(), _SPINE)
 
         @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
-        @given(histories(), histories(), _SPINE, st.lists(st.integers(0, 14), max_size=2))
-        def check(keyed: Rows, plain: Rows, spine: Rows, cuts: list[int]) -> None:
-            rows = {"keyed": keyed, "plain": plain}
-            joined = store.join(spine_table(spine), VIEWS, scans(tmp_path, rows, cuts)).to_pylist()
+        @given(st.lists(world, min_size=TOGETHER, max_size=TOGETHER), st.lists(st.integers(0, 50), max_size=2))
+        def check(worlds: list[tuple[Rows, Rows, Rows]], cuts: list[int]) -> None:
+            each = [tuple(apart(rows, i) for rows in world) for i, world in enumerate(worlds)]
+            every = {name: [r for one in each for r in one[i]] for i, name in enumerate(("keyed", "plain"))}
+            spine = [asked for one in each for asked in one[2]]
+            joined = store.join(spine_table(spine), VIEWS, scans(tmp_path, every, cuts)).to_pylist()
             assert [r["mine"] for r in joined] == list(range(len(spine)))
-            for asked, row in zip(spine, joined, strict=True):
-                expected: dict[str, Any] = {}
-                for view in VIEWS:
-                    expected |= reference(view, rows[view.table.name], asked, asked[AT])
-                assert same(expected, _features(row)), (asked, expected, row)
+            found = iter(joined)
+            for keyed, plain, asked_for in each:
+                for asked in asked_for:
+                    row, rows = next(found), {"keyed": keyed, "plain": plain}
+                    expected: dict[str, Any] = {}
+                    for view in VIEWS:
+                        expected |= reference(view, rows[view.table.name], asked, asked[AT])
+                    assert same(expected, _features(row)), (asked, expected, row)
 
         check()
 
