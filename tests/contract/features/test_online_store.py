@@ -8,7 +8,7 @@ import pytest
 from tidemill.core.definitions import Definitions
 from tidemill.features.embedded import SqliteOnlineStore, ViewProcessor
 from tidemill.features.ports import BulkProcessor, OnlineStore
-from tidemill.testing.features import BulkProcessorContract, OnlineStoreContract
+from tidemill.testing.features import BulkProcessorContract, OnlineStoreContract, StreamProcessorContract
 from tidemill.testing.reference import DEFINITIONS
 
 
@@ -18,7 +18,7 @@ class TestSqliteOnlineStore(OnlineStoreContract):
         return partial(SqliteOnlineStore, tmp_path / "online.db")
 
 
-class TestViewProcessor(BulkProcessorContract):
+class TestViewProcessor(BulkProcessorContract, StreamProcessorContract):
     @pytest.fixture
     def open_processor(self, tmp_path: Path) -> Callable[..., BulkProcessor]:
         last = [tmp_path / "none"]

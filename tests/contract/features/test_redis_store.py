@@ -20,7 +20,7 @@ from tidemill.core.definitions import Definitions
 from tidemill.core.errors import LostError, UnavailableError
 from tidemill.features.embedded import ViewProcessor
 from tidemill.features.ports import BulkProcessor, OnlineStore
-from tidemill.testing.features import BulkProcessorContract, OnlineStoreContract
+from tidemill.testing.features import BulkProcessorContract, OnlineStoreContract, StreamProcessorContract
 from tidemill.testing.reference import DEFINITIONS
 
 pytestmark = [pytest.mark.live, pytest.mark.xdist_group("redis")]
@@ -48,7 +48,7 @@ class TestRedisOnlineStoreThatSendsAhead(OnlineStoreContract):
         return partial(RedisOnlineStore, parse(server.url, project), stage_bytes=0)
 
 
-class TestViewProcessorOnRedis(BulkProcessorContract):
+class TestViewProcessorOnRedis(BulkProcessorContract, StreamProcessorContract):
     @pytest.fixture
     def open_processor(self, server: Server) -> Callable[..., BulkProcessor]:
         last = ["none"]
