@@ -225,14 +225,14 @@ def free_port() -> int:
 
 
 @contextmanager
-def server(home: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+def server(home: Path, port: int, workers: int = 1) -> Iterator[subprocess.Popen[bytes]]:
     """A server process on `port`, ready; killed at the end if it still runs."""
-    code = f"from tidemill.serving.run import run; run('tests.support.serving_kit:app_from_environment', port={port})"
+    code = f"from tidemill.serving.run import run; run('tests.support.serving_kit:app_from_environment', port={port}, workers={workers})"
     environment = {**os.environ, "SERVING_KIT_HOME": str(home), "PYTHONPATH": str(Path(__file__).parents[2])}
     with (home / "server.log").open("ab") as log:
         process = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=log, stderr=log)
     try:
-        for _ in range(400):
+        for _ in range(2400):
             if process.poll() is not None:
                 raise AssertionError((home / "server.log").read_text())
             try:
@@ -241,6 +241,8 @@ def server(home: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
             except httpx.TransportError:
                 pass
             time.sleep(0.05)
+        else:
+            raise AssertionError("not ready: " + (home / "server.log").read_text())
         yield process
     finally:
         if process.poll() is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 LATENCY_S = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 4.096)
@@ -27,6 +27,11 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
+    def add(self, counts: Sequence[int], total: float) -> None:
+        """Count what another one with the same bounds has counted."""
+        self.counts = [mine + other for mine, other in zip(self.counts, counts, strict=True)]
+        self.total += total
+
     def lines(self, name: str, labels: str) -> Iterator[str]:
         """Exposition lines: cumulative buckets, sum and count."""
         running = 0
@@ -46,6 +51,24 @@ class ServiceMetrics:
         self.predictions: Counter[tuple[int, str]] = Counter()
         self.latency = Histogram(LATENCY_S)
         self.batch = Histogram(BATCH)
+
+    def facts(self) -> dict[str, Any]:
+        """All counts as JSON has them; `add` takes them."""
+        return {
+            "requests": self.requests,
+            "errors": list(self.errors.items()),
+            "predictions": [(*key, n) for key, n in list(self.predictions.items())],
+            "latency": (self.latency.counts, self.latency.total),
+            "batch": (self.batch.counts, self.batch.total),
+        }
+
+    def add(self, facts: Mapping[str, Any]) -> None:
+        """Count what another process has counted."""
+        self.requests += facts["requests"]
+        self.errors.update(dict(facts["errors"]))
+        self.predictions.update({(version, role): n for version, role, n in facts["predictions"]})
+        self.latency.add(*facts["latency"])
+        self.batch.add(*facts["batch"])
 
 
 def render(services: Mapping[str, ServiceMetrics], gauges: Mapping[str, Mapping[str, Any]]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from tidemill.serving import metrics, protocol
+from tidemill.serving.board import Board
 from tidemill.serving.endpoint import Endpoint
 from tidemill.serving.feast import FeatureRoutes
 from tidemill.serving.http import JSON, TEXT
@@ -49,6 +50,7 @@ class Pages:
         self._shadows = shadows
         self._stopping = stopping
         self._lags = lags
+        self.board: Board | None = None
         self.at: Mapping[str, Callable[[], Reply]] = {
             "/v2": lambda: reply({"name": "tidemill", "version": installed("tidemill"), "extensions": ["model_repository"]}),
             "/v2/health": self._health,
@@ -82,12 +84,31 @@ class Pages:
         gauges: dict[str, dict[str, Any]] = {
             "deployment_weight": weights,
             "feature_lag_seconds": {f'view="{view}"': lag for view, lag in self._lags().items()},
-            "log_degraded": {"": int(any(w.degraded for w in self._writers))},
-            "log_backlog_rows": {"": sum(w.backlog for w in self._writers)},
-            "log_lost_total": {"": sum(w.lost for w in self._writers)},
-            "shadow_dropped_total": {"": sum(s.dropped for s in self._shadows)},
-            "shadow_failed_total": {"": sum(s.failed for s in self._shadows)},
-            "shadow_scored_total": {"": sum(s.scored for s in self._shadows)},
         }
-        text = metrics.render({n: e.metrics for n, e in self._endpoints.items()}, gauges)
+        services = {n: e.metrics for n, e in self._endpoints.items()}
+        now, ever = self._now(), self._ever()
+        if self.board is not None:
+            self.publish()
+            services, now, ever = self.board.together(services, now, ever)
+        gauges |= {name: {"": value} for name, value in (now | ever).items()}
+        text = metrics.render(services, gauges)
         return 200, TEXT, (text + (self._features.exposition() if self._features is not None else "")).encode()
+
+    def publish(self) -> None:
+        """Put this process's counts where the others add them to theirs."""
+        if self.board is not None:
+            self.board.write({n: e.metrics for n, e in self._endpoints.items()}, self._now(), self._ever())
+
+    def _now(self) -> dict[str, int]:
+        """What is so at this moment; it ends with the process."""
+        degraded = int(any(w.degraded for w in self._writers))
+        return {"log_degraded": degraded, "log_backlog_rows": sum(w.backlog for w in self._writers)}
+
+    def _ever(self) -> dict[str, int]:
+        """What has happened since the server started."""
+        return {
+            "log_lost_total": sum(w.lost for w in self._writers),
+            "shadow_dropped_total": sum(s.dropped for s in self._shadows),
+            "shadow_failed_total": sum(s.failed for s in self._shadows),
+            "shadow_scored_total": sum(s.scored for s in self._shadows),
+        }

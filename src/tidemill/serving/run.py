@@ -1,4 +1,4 @@
-"""Running the model server's process: one worker inside this process, or several under Granian's supervisor."""
+"""Running the model server: in this process, or in several that share a port under this one's supervision."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 
 from tidemill.core.errors import ConfigError
 from tidemill.serving.server import ModelServer
+from tidemill.serving.workers import supervise
 
 _SWITCH_S = 0.001
 
@@ -20,17 +21,12 @@ def run(target: str, host: str = "127.0.0.1", port: int = 8500, workers: int = 1
         target: `package.module:factory`, a function without arguments that returns `build_app(…)`.
         host: the address to listen on; loopback unless you put something safe in front.
         port: the port to listen on.
-        workers: processes. One runs in this very process, so ending the process ends the server.
+        workers: processes. One runs in this very process, so ending the process ends the server; several share the port.
     """
     if workers == 1:
         serve(load(target), host=host, port=port)
-        return
-    from granian import Granian
-    from granian.constants import Interfaces
-
-    Granian(
-        target, address=host, port=port, interface=Interfaces.RSGI, workers=workers, factory=True, websockets=False, log_enabled=False
-    ).serve()
+    else:
+        supervise(target, host, port, workers)
 
 
 def serve(app: ModelServer, *, host: str = "127.0.0.1", port: int = 8500) -> None:

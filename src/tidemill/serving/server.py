@@ -16,6 +16,7 @@ from tidemill.core.clock import Clock
 from tidemill.core.errors import InvalidError, NotFoundError, TidemillError, not_found
 from tidemill.core.instants import SECOND_US
 from tidemill.serving import protocol
+from tidemill.serving.board import Board
 from tidemill.serving.endpoint import Endpoint
 from tidemill.serving.feast import FeatureRoutes
 from tidemill.serving.http import CLOSING, JSON, Http, MethodError, Settings, UnauthorisedError, failure, read_body
@@ -108,6 +109,10 @@ class ModelServer:
             await asyncio.sleep(_DRAIN_STEP_S)
         await asyncio.sleep(5 * _DRAIN_STEP_S)  # the last answers leave by Granian's threads
 
+    def share(self, board: Board) -> None:
+        """Be one of several processes on one port: metrics are those of all of them together."""
+        self._pages.board = board
+
     def close(self) -> None:
         """Finish what was accepted: shadows, then the log. Idempotent."""
         if self._stop.is_set():
@@ -119,6 +124,7 @@ class ModelServer:
         for writer in self.writers:
             writer.close()
         self._threads.shutdown()
+        self._pages.publish()
 
     def refresh(self) -> dict[str, bool | str]:
         """Take over changed deployments of every service; answers per service whether it changed, or why it could not."""
@@ -143,6 +149,7 @@ class ModelServer:
     def _poll(self) -> None:
         while not self._stop.wait(self.settings.poll_s):
             self.refresh()
+            self._pages.publish()
 
     def _acknowledge(self, groups: list[Group], logged: bool) -> None:
         """Called by the writer's thread: one wake-up of the loop for all groups that were made durable together."""

@@ -1,0 +1,66 @@
+"""Counts of several server processes, added up wherever one of them is asked: a folder with one small file a process.
+
+A process writes its file before it adds up, and at every look at the deployments, so what a scraper is told never goes back,
+whichever process answers. Files of processes that have ended stay, and with them what they counted.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tidemill.serving.metrics import ServiceMetrics
+
+Services = Mapping[str, ServiceMetrics]
+
+
+class Board:
+    """One process's place among those of one server. `name` is the worker's; a restarted worker keeps the name of the one before."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._file = folder / f"{name}.{os.getpid()}.json"
+
+    def write(self, services: Services, now: Mapping[str, int], ever: Mapping[str, int]) -> None:
+        """Say what this process has counted."""
+        said = {"services": {name: metrics.facts() for name, metrics in services.items()}, "now": now, "ever": ever}
+        part = self._file.with_suffix(".part")
+        with self._lock:
+            part.write_bytes(msgspec.json.encode(said))
+            part.replace(self._file)
+
+    def together(
+        self, services: Services, now: Mapping[str, int], ever: Mapping[str, int]
+    ) -> tuple[dict[str, ServiceMetrics], dict[str, int], dict[str, int]]:
+        """All processes' counts: the given ones of this process and what the others last said."""
+        total = {name: ServiceMetrics() for name in services}
+        for name, metrics in services.items():
+            total[name].add(metrics.facts())
+        at_present, at_all = dict(now), dict(ever)
+        newest = self._newest()
+        for path, said in self._others():
+            for name, facts in said["services"].items():
+                total.setdefault(name, ServiceMetrics()).add(facts)
+            for name, value in said["ever"].items():
+                at_all[name] = at_all.get(name, 0) + value
+            if path in newest:
+                for name, value in said["now"].items():
+                    at_present[name] = at_present.get(name, 0) + value
+        at_present["log_degraded"] = min(1, at_present.get("log_degraded", 0))
+        return total, at_present, at_all
+
+    def _others(self) -> list[tuple[Path, dict[str, Any]]]:
+        return [(path, msgspec.json.decode(path.read_bytes())) for path in sorted(self._folder.glob("*.json")) if path != self._file]
+
+    def _newest(self) -> set[Path]:
+        """Files of the processes that run now: the last one written of each worker's name."""
+        last: dict[str, Path] = {}
+        for path in sorted(self._folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns):
+            last[path.name.partition(".")[0]] = path
+        return set(last.values())

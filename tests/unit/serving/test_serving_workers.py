@@ -1,0 +1,153 @@
+"""Several server processes on one port answer, log, count and stop as one."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+from tests.support.serving_kit import FULL, Stack, body, free_port, server
+from tests.unit.serving.test_serving_process import Load
+
+from tidemill.core.errors import UnavailableError
+from tidemill.serving.board import Board
+from tidemill.serving.embedded import SqlitePredictionLog
+from tidemill.serving.metrics import ServiceMetrics
+from tidemill.serving.workers import supervise
+
+WORKERS = 3
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Stack:
+    made = Stack(tmp_path)
+    for version in (1, 2, 3):
+        made.add(version)
+    made.deploy(live=1)
+    return made
+
+
+def children(pid: int) -> list[int]:
+    found = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in found.read_text().split()] if found.exists() else []
+
+
+def metric(port: int, secret: str, name: str) -> float:
+    """The sum of a metric over its labels, asked on a new connection: whichever process takes it."""
+    text = httpx.get(f"http://127.0.0.1:{port}/metrics", headers={"authorization": f"Bearer {secret}"}, timeout=20).text
+    return sum(float(value) for value in re.findall(rf"^tidemill_serving_{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE))
+
+
+def wait_for(what: str, condition: Callable[[], bool]) -> None:
+    for _ in range(600):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"waited a minute for {what}")
+
+
+@pytest.mark.slow
+def test_swaps_lose_no_request_each_answer_is_logged_once_and_metrics_are_of_all(stack: Stack) -> None:
+    port, secret = free_port(), stack.tokens.make("load", "admin")
+    with server(stack.home, port, WORKERS) as process:
+        wait_for("all workers", lambda: len(children(process.pid)) == WORKERS)
+        counted = [0.0]
+        with Load(port, secret, clients=12) as one, Load(port, secret, clients=12) as two:
+            for roles in ({"live": 2}, {"live": 2, "canary": (3, 0.5)}, {"live": 3, "shadow": 1}, {"live": 1}):
+                goal = len(one.answers) + 60
+                stack.deploy(**roles)
+                while len(one.answers) < goal:
+                    time.sleep(0.02)
+                    counted.append(metric(port, secret, "requests_total"))
+                time.sleep(0.3)
+        answers = one.answers + two.answers
+        assert one.failures + two.failures == []
+        assert {version for _, version, _ in answers} == {"1", "2", "3"}
+        assert counted == sorted(counted), "a counter went back when another process was asked"
+        wait_for("the counts of all", lambda: metric(port, secret, "requests_total") == len(answers))
+        assert metric(port, secret, "predictions_total") == metric(port, secret, "latency_seconds_count") == len(answers)
+        folder = Path(Path(f"/proc/{children(process.pid)[0]}/cmdline").read_text().split("\0")[-3])
+        taken = [json.loads(path.read_text())["services"]["late"]["requests"] for path in folder.glob("*.json")]
+        assert len(taken) == WORKERS
+        assert min(taken) > 0, "a worker was never asked"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(40) == 0
+    log = Counter((p.id, p.role != "shadow") for p in SqlitePredictionLog(stack.home / "predictions.db").read("late"))
+    assert all(logged is True for _, _, logged in answers)
+    assert {key: n for key, n in log.items() if key[1]} == {(name, True): 1 for name, _, _ in answers}
+    assert "Traceback" not in (stack.home / "server.log").read_text()
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_is_replaced_and_nothing_acknowledged_is_lost(stack: Stack) -> None:
+    port, secret = free_port(), stack.tokens.make("load", "admin")
+    with server(stack.home, port, 2) as process:
+        wait_for("both workers", lambda: len(children(process.pid)) == 2)
+        with Load(port, secret) as load:
+            while len(load.answers) < 40:
+                time.sleep(0.02)
+            before = metric(port, secret, "requests_total")
+            victim = children(process.pid)[0]
+            os.kill(victim, signal.SIGKILL)
+            wait_for("another worker", lambda: len(children(process.pid)) == 2 and victim not in children(process.pid))
+            goal = len(load.answers) + 40
+            while len(load.answers) < goal:
+                time.sleep(0.02)
+            assert metric(port, secret, "requests_total") >= before
+        workers = children(process.pid)
+        process.kill()
+        process.wait()
+        wait_for("workers to end with their supervisor", lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in workers))
+    kept = Counter(p.id for p in SqlitePredictionLog(stack.home / "predictions.db").read("late"))
+    assert [name for name, _, logged in load.answers if logged is True and kept[name] != 1] == []
+
+
+def test_workers_that_cannot_start_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*_: object) -> subprocess.Popen[bytes]:
+        started.append(subprocess.Popen(["false"]))
+        return started[-1]
+
+    monkeypatch.setattr("tidemill.serving.workers._start", start)
+    with pytest.raises(UnavailableError, match="exit code 1"):
+        supervise("nothing:here", "127.0.0.1", 1, 2)
+    assert len(started) == 7
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_board_adds_up_what_lives_and_what_has_ended(tmp_path: Path) -> None:
+    metrics = []
+    for n in (1, 2, 4):
+        metrics.append(ServiceMetrics())
+        metrics[-1].requests = n
+        metrics[-1].errors[400] = n
+        metrics[-1].predictions[1, "live"] = 10 * n
+        metrics[-1].latency.observe(0.003)
+    boards = [Board(tmp_path, name) for name in "aab"]
+    for number, board in enumerate(boards):  # as three processes, of which the second took the first one's place
+        board._file = tmp_path / f"{'aab'[number]}.{number}.json"
+        board.write({"late": metrics[number]}, {"log_degraded": 1, "log_backlog_rows": 5}, {"log_lost_total": 7})
+        os.utime(board._file, (number, number))
+    total, now, ever = boards[2].together({"late": metrics[2]}, {"log_degraded": 0, "log_backlog_rows": 1}, {"log_lost_total": 0})
+    assert (total["late"].requests, total["late"].errors[400], total["late"].predictions[1, "live"]) == (7, 7, 70)
+    assert sum(total["late"].latency.counts) == 3
+    assert now == {"log_degraded": 1, "log_backlog_rows": 6}
+    assert ever == {"log_lost_total": 14}
+    assert metrics[2].requests == 4
+
+
+def test_one_request_over_two_workers_on_the_wire(stack: Stack) -> None:
+    port, secret = free_port(), stack.tokens.make("w", "admin")
+    with server(stack.home, port, 2) as process, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+        answer = client.post("/v2/models/late/infer", content=body(FULL), headers={"authorization": f"Bearer {secret}"})
+        assert answer.json()["parameters"]["logged"] is True
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(40) == 0
