@@ -54,11 +54,12 @@ def demo_command(overrides: Sequence[str], from_: str, to: str, policy: str, exa
 @project_option
 @override_option
 @json_option
-def doctor_command(project: Path, overrides: Sequence[str], as_json: bool) -> int:
+@click.option("--fix", is_flag=True, help="Mend what a moved project needs; when nothing else uses it.")
+def doctor_command(project: Path, overrides: Sequence[str], as_json: bool, fix: bool) -> int:
     """Check the installation, the configuration, the stack and the ledger; exit 1 when something is broken."""
     from tidemill.platform.doctor import examine
 
-    checks = examine(project, overrides)
+    checks = examine(project, overrides, fix=fix)
     if as_json:
         show_json(checks)
     else:

@@ -30,8 +30,11 @@ class Check:
     hint: str = ""
 
 
-def examine(project: Path, overrides: Sequence[str] = ()) -> list[Check]:
-    """Check Python, packages, disk, configuration, definitions, stack and ledger; outside of a project only the first three."""
+def examine(project: Path, overrides: Sequence[str] = (), *, fix: bool = False) -> list[Check]:
+    """Check Python, packages, disk, configuration, tables, definitions, ledger and stack; outside of a project only the first three.
+
+    With `fix`, the tables of a project that was moved are told their new place first; do that when nothing else uses it.
+    """
     from tidemill.platform.project import find_project
 
     checks = [_python(), _packages()]
@@ -40,7 +43,7 @@ def examine(project: Path, overrides: Sequence[str] = ()) -> list[Check]:
     except TidemillError as error:
         return [*checks, _disk(project.resolve()), Check("project", "warning", str(error), "run it in a project to check its stack")]
     checks.append(_disk(root))
-    return [*checks, *_project(root, overrides)]
+    return [*checks, *_project(root, overrides, fix)]
 
 
 def _python() -> Check:
@@ -77,7 +80,7 @@ def _disk(folder: Path) -> Check:
     return Check("disk", "ok", text)
 
 
-def _project(root: Path, overrides: Sequence[str]) -> Iterator[Check]:
+def _project(root: Path, overrides: Sequence[str], fix: bool) -> Iterator[Check]:
     from tidemill.platform.config import load_config
     from tidemill.platform.root import Platform
 
@@ -89,6 +92,7 @@ def _project(root: Path, overrides: Sequence[str]) -> Iterator[Check]:
     yield Check("config", "ok", f"stack {config.stack.name}, home {config.home}")
     opened = Platform.open(root, overrides)
     try:
+        yield _tables(opened, fix)
         yield _definitions(opened)
         yield from _ledger(opened)
         yield _stack(opened)
@@ -103,6 +107,25 @@ def _attempt(name: str, check: Callable[[], Check]) -> Check:
         return Check(name, "failed", str(error))
     except Exception as error:  # noqa: BLE001 - whatever a system raises is what the doctor is asked to report
         return Check(name, "failed", f"{type(error).__name__}: {error}", "TIDEMILL_DEBUG=1 shows where")
+
+
+def _tables(opened: Platform, fix: bool) -> Check:
+    def look() -> Check:
+        from tidemill.versioning.embedded import IcebergTableStore
+
+        store = opened.tables
+        if not isinstance(store, IcebergTableStore):
+            return Check("tables", "ok", opened.config.stack.tables.partition(":")[0])
+        strangers = store.strangers()
+        if not strangers:
+            return Check("tables", "ok", f"{len(store.snapshots())} tables")
+        place = next(iter(strangers.values())).removeprefix("file://")
+        if fix:
+            return Check("tables", "ok", f"{len(store.relocate())} tables made in {place} were told where they are now")
+        hint = "when nothing else uses the project, `tidemill doctor --fix` tells them their new place"
+        return Check("tables", "failed", f"{len(strangers)} tables were made in {place}, and their folder is elsewhere now", hint)
+
+    return _attempt("tables", look)
 
 
 def _definitions(opened: Platform) -> Check:

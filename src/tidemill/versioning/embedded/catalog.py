@@ -17,7 +17,7 @@ from pyiceberg.table.metadata import TableMetadata
 from tidemill.core.errors import not_found
 from tidemill.ledger.opening import sqlite_path
 from tidemill.ledger.queue import WriteQueue, queue_for
-from tidemill.versioning.embedded import disk
+from tidemill.versioning.embedded import disk, moved
 from tidemill.versioning.embedded.snapshots import fixed
 
 NAME = "tidemill"
@@ -40,6 +40,7 @@ class LocalCatalog(SqlCatalog):
         path = sqlite_path(url)
         self._queue: WriteQueue | None = queue_for(path) if path else None
         self._held: dict[str, Table] = {}
+        self.place = warehouse
         with self.turn():
             super().__init__(NAME, uri=url, warehouse=f"file://{warehouse}")
             if path:
@@ -78,7 +79,10 @@ class LocalCatalog(SqlCatalog):
     def load_table(self, identifier: Any) -> Table:
         name = self.table_name_from(identifier)
         held = self._held.get(name)
-        if held is None or held.metadata_location != self._location(name):
+        location = self._location(name)
+        if held is None or held.metadata_location != location:
+            if location is not None:
+                moved.refuse(location, name, self.place)
             held = self._held[name] = fixed(super().load_table(identifier))
         return held
 

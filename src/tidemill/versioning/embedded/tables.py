@@ -17,7 +17,7 @@ from pyiceberg.table.snapshots import Snapshot as IcebergSnapshot
 from tidemill.core.clock import Clock
 from tidemill.core.errors import ConflictError, InvalidError, NotFoundError, not_found
 from tidemill.ledger.queue import queue_for
-from tidemill.versioning.embedded import disk, maintenance, memory
+from tidemill.versioning.embedded import disk, maintenance, memory, moved
 from tidemill.versioning.embedded.catalog import NAMESPACE, LocalCatalog
 from tidemill.versioning.embedded.columns import check, storable
 from tidemill.versioning.embedded.history import MAIN, add, at_us, drop_name, fact, history, id_of, own_snapshots, point
@@ -56,6 +56,15 @@ class IcebergTableStore:
         self._locks = self._warehouse / ".locks"
         self._locks.mkdir(parents=True, exist_ok=True)
         self._catalog = LocalCatalog(catalog_url, self._warehouse)
+
+    def strangers(self) -> Mapping[str, str]:
+        """Tables that were made where the folder no longer is, and where that was; reading them is a `ConflictError`."""
+        return moved.strangers(self._catalog.engine, self._warehouse)
+
+    def relocate(self) -> list[str]:
+        """Tell the tables where their folder is now; returns the names of those that had to be told. For when nobody else uses them."""
+        with self._catalog.turn():
+            return moved.relocate(self._catalog.engine, self._warehouse)
 
     def create(self, table: str, schema: pa.Schema) -> None:
         wanted = storable(schema)
