@@ -22,7 +22,7 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 
 from tidemill.core.errors import ConflictError
-from tidemill.ledger import opening, schema
+from tidemill.ledger import opening, schema, servers
 from tidemill.ledger.queue import queue_for
 
 FOLDER = Path(__file__).parent / "migrations"
@@ -40,9 +40,9 @@ class Check:
 
 
 def upgrade(url: str, *, to: str = "head") -> str | None:
-    """Bring a ledger to revision `to`, in one transaction; return the revision it had.
+    """Bring a ledger to revision `to`, in one transaction (MySQL commits each table's change by itself); return the revision it had.
 
-    A SQLite ledger is copied to `<file>.<revision>.bak` first. Raises `ConflictError` for a ledger newer than this version.
+    A SQLite ledger is copied to `<file>.<revision>.bak` first; make a backup of a server's database yourself. Raises `ConflictError` for a ledger newer than this version.
     """
     found = check(url)
     if found.state == "unknown":
@@ -62,7 +62,7 @@ def check(url: str) -> Check:
         head = str(scripts.get_current_head())
         if not sa.inspect(db).has_table("alembic_version"):
             return Check(url, None, head, "unknown" if sa.inspect(db).has_table("event") else "empty")
-        context = MigrationContext.configure(db, opts={"compare_type": True})
+        context = MigrationContext.configure(db, opts={"compare_type": _same_type})
         revision = context.get_current_revision()
         try:
             scripts.get_revision(str(revision))
@@ -89,19 +89,25 @@ def write_revision(message: str, number: str, folder: Path | None = None) -> Pat
 def _connection(url: str, *, write: bool = True) -> Iterator[sa.Connection]:
     """One transaction on a ledger, as its only writer."""
     path = opening.sqlite_path(url)
-    engine = sa.create_engine(url, connect_args={"isolation_level": None, "timeout": 60} if path else {})
-    queue = queue_for(path) if path and write else None
+    if path is None:
+        server = servers.connect(url)
+        try:
+            with (servers.turn if write else servers.connected)(server) as db:
+                yield db
+        finally:
+            server.dispose()
+        return
+    engine = sa.create_engine(url, connect_args={"isolation_level": None, "timeout": 60})
+    queue = queue_for(path) if write else None
     if queue:
         queue.enter()
     number = 0
     try:
         with engine.connect() as db:
-            if path:
-                db.exec_driver_sql("PRAGMA foreign_keys=OFF")
-                db.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+            db.exec_driver_sql("PRAGMA foreign_keys=OFF")
+            db.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
             yield db
-            if path:
-                db.exec_driver_sql("COMMIT")
+            db.exec_driver_sql("COMMIT")
             db.commit()
     finally:
         engine.dispose()
@@ -125,6 +131,12 @@ def _copy(path: Path, copy: Path) -> None:
         source.backup(target)
     source.close()
     target.close()
+
+
+def _same_type(_context: Any, _found: Any, wanted: Any, found_type: Any, _wanted_type: Any) -> bool | None:
+    """False where the types are the same although Alembic would not see it: MySQL calls a long TEXT LONGTEXT. None: let it look."""
+    long = wanted.type is schema.LONG_TEXT or wanted.type is schema.LONG_BYTES
+    return False if long and str(found_type) in ("LONGTEXT", "LONGBLOB") else None
 
 
 def _words(item: Any) -> str:

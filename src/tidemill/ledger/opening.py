@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from tidemill.core.errors import ConflictError, InvalidError, RefusedError
 from tidemill.ledger import schema
+from tidemill.ledger.servers import connected, shown
 
 HEAD = "0002"
 """The revision that `schema.py` describes; a test holds it equal to the newest file in `migrations/versions`."""
@@ -82,31 +83,28 @@ def prepare(url: str, engine: sa.Engine, write: Callable[[], AbstractContextMana
     """Make the tables of a new ledger; refuse one of another version. Raises `ConflictError` that says what to do."""
     found = revision(engine)
     if found is None:
+        lite = engine.dialect.name == "sqlite"
         with write() as db:
             if not sa.inspect(db).has_table("alembic_version"):
-                if sa.inspect(db).has_table("event"):
+                if lite and sa.inspect(db).has_table("event"):
                     raise ConflictError(
-                        f"the ledger {_shown(url)} was made before ledgers had versions; move it away and start with a new one"
+                        f"the ledger {shown(url)} was made before ledgers had versions; move it away and start with a new one"
                     )
-                schema.metadata.create_all(db, checkfirst=False)
+                schema.metadata.create_all(db, checkfirst=not lite)  # MySQL keeps the tables of who was killed here
                 _VERSION.create(db)
                 db.execute(_VERSION.insert().values(version_num=HEAD))
         found = revision(engine)
     if found != HEAD:
         raise ConflictError(
-            f"the ledger {_shown(url)} is at revision {found} and this Tidemill needs {HEAD}; "
+            f"the ledger {shown(url)} is at revision {found} and this Tidemill needs {HEAD}; "
             f"run `tidemill ledger upgrade`, or, when the ledger is the newer of the two, install a newer Tidemill"
         )
 
 
 def revision(engine: sa.Engine) -> str | None:
     """The revision a ledger is at, None when it has no tables yet."""
-    with engine.connect() as db:
+    with connected(engine) as db:
         try:
             return db.execute(sa.select(_VERSION.c.version_num)).scalar()
         except (sa.exc.OperationalError, sa.exc.ProgrammingError):
             return None
-
-
-def _shown(url: str) -> str:
-    return sa.make_url(url).render_as_string(hide_password=True)

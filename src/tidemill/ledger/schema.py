@@ -5,19 +5,44 @@ columns ending in `_s` or `_ms` are measured durations. JSON columns hold canoni
 content (see `core.ids`), so inserting a thing twice is a no-op and a killed loop can start again anywhere.
 """
 
+import math
+import sys
 from typing import Any
 
 import sqlalchemy as sa
 
 metadata = sa.MetaData()
+MYSQL: Any = {"mysql_engine": "InnoDB", "mysql_default_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
+"""There, names must not be equal just because they look alike (the usual collations take A for a)."""
+
+
+class Number(sa.types.TypeDecorator[float]):
+    """A float64; NaN is null, as SQL has none. MySQL has no infinities either: the two largest numbers stand for them there."""
+
+    impl = sa.Double
+    cache_ok = True
+
+    def process_bind_param(self, value: float | None, dialect: sa.Dialect) -> float | None:
+        """What is stored."""
+        if value is not None and value != value:
+            return None
+        infinite = value is not None and abs(value) == math.inf and dialect.name in ("mysql", "mariadb")
+        return math.copysign(sys.float_info.max, value or 0.0) if infinite else value
+
+    def process_result_value(self, value: float | None, dialect: sa.Dialect) -> float | None:
+        """What was stored."""
+        infinite = value is not None and abs(value) == sys.float_info.max and dialect.name in ("mysql", "mariadb")
+        return math.copysign(math.inf, value or 0.0) if infinite else value
+
+
 _TEXT = sa.Text()
 
 
 def _t(name: str, *columns: sa.Column[object] | sa.Index | sa.PrimaryKeyConstraint, clustered: bool = False) -> sa.Table:
     """A table; `clustered` keeps its rows in the order of the primary key (SQLite's WITHOUT ROWID)."""
     if clustered:
-        return sa.Table(name, metadata, *columns, sqlite_with_rowid=False)
-    return sa.Table(name, metadata, *columns)
+        return sa.Table(name, metadata, *columns, sqlite_with_rowid=False, **MYSQL)
+    return sa.Table(name, metadata, *columns, **MYSQL)
 
 
 def _c(name: str, kind: Any = _TEXT, *, null: bool = False, key: bool = False) -> sa.Column[object]:
@@ -28,7 +53,7 @@ _ID = sa.String(96)
 _NAME = sa.String(191)
 _US = sa.BigInteger()
 _INT = sa.Integer()
-_NUM: Any = sa.Double()
+_NUM: Any = Number()
 _LONG = 2**32 - 1  # MySQL's TEXT and BLOB end at 64 KB without it
 LONG_TEXT = _JSON = sa.Text().with_variant(sa.Text(_LONG), "mysql", "mariadb")
 LONG_BYTES = sa.LargeBinary().with_variant(sa.LargeBinary(_LONG), "mysql", "mariadb")
@@ -74,7 +99,7 @@ run = _t(
     _c("started_us", _US),
     _c("finished_us", _US, null=True),
     _c("wall_s", _NUM, null=True),
-    _c("error", sa.Text(), null=True),
+    _c("error", LONG_TEXT, null=True),
     _c("output", _JSON, null=True),
     sa.Index("run_started", "started_us"),
 )
@@ -91,12 +116,12 @@ step_run = _t(
     _c("output", _JSON, null=True),
     _c("at_us", _US),
     _c("wall_ms", _NUM, null=True),
-    _c("error", sa.Text(), null=True),
+    _c("error", LONG_TEXT, null=True),
     sa.Index("step_run_step", "step", "at_us"),
 )
 # finished steps by cache key
 step_cache = _t("step_cache", _c("cache_key", _NAME, key=True), _c("step", _NAME), _c("output", _JSON), _c("run_id", _ID), _c("at_us", _US))
-param = _t("param", _c("run_id", _ID, key=True), _c("name", _NAME, key=True), _c("value", sa.Text()), clustered=True)
+param = _t("param", _c("run_id", _ID, key=True), _c("name", _NAME, key=True), _c("value", LONG_TEXT), clustered=True)
 # every value of a metric (NaN is null), written by `Ledger.log_metrics`; `metric_last` has the one of the greatest step, for searches
 metric = _t(
     "metric",
@@ -136,13 +161,13 @@ batch = _t(
     "batch",
     _c("id", _ID, key=True),
     _c("table_name", _NAME),
-    _c("source", sa.Text()),
+    _c("source", LONG_TEXT),
     _c("status", _NAME),
     _c("rows", sa.BigInteger()),
     _c("snapshot_id", sa.BigInteger(), null=True),
     _c("branch", _NAME, null=True),
     _c("anomalies", _JSON),
-    _c("cursor", sa.Text()),
+    _c("cursor", LONG_TEXT),
     _c("digest", _NAME),
     _c("at_us", _US),
     _c("wall_ms", _NUM),

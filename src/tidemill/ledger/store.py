@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,7 +16,7 @@ import sqlalchemy as sa
 from tidemill.core import ids
 from tidemill.core.digests import canonical_json
 from tidemill.core.errors import InvalidError
-from tidemill.ledger import schema
+from tidemill.ledger import schema, servers
 from tidemill.ledger.opening import prepare, sqlite_path
 from tidemill.ledger.queue import WriteQueue, queue_for
 
@@ -24,6 +25,7 @@ _METRIC = """INSERT INTO metric (run_id, name, step, value, at_us) VALUES (?, ?,
 _LAST = """INSERT INTO metric_last (run_id, name, step, value, at_us) VALUES (?, ?, ?, ?, ?)
     ON CONFLICT (run_id, name) DO UPDATE SET step = excluded.step, value = excluded.value, at_us = excluded.at_us
     WHERE excluded.step >= metric_last.step"""
+_MYSQL, _DUPLICATE = ("mysql", "mariadb"), 1062
 _PARAM = "INSERT INTO param (run_id, name, value) VALUES (?, ?, ?) ON CONFLICT (run_id, name) DO UPDATE SET value = excluded.value"
 
 
@@ -74,8 +76,7 @@ class Ledger:
         """One transaction: committed when the block ends, rolled back when it raises. Keep it short: all others wait."""
         self._here()
         if self._queue is None:
-            with self.engine.begin() as db:
-                _serialize(db)
+            with servers.turn(self.engine, durable=durable) as db:
                 yield db
             return
         number, committed = 0, False
@@ -99,15 +100,16 @@ class Ledger:
     def read(self) -> Iterator[sa.Connection]:
         """One consistent view for all queries of the block, however long writers go on meanwhile."""
         self._here()
-        with self.engine.connect() as db:
-            if self._path:
-                db.exec_driver_sql("BEGIN")
-                try:
-                    yield db
-                finally:
-                    db.exec_driver_sql("ROLLBACK")
-            else:
+        if not self._path:
+            with servers.connected(self.engine) as db:
                 yield db
+            return
+        with self.engine.connect() as db:
+            db.exec_driver_sql("BEGIN")
+            try:
+                yield db
+            finally:
+                db.exec_driver_sql("ROLLBACK")
 
     def log_metrics(self, run_id: str, values: Sequence[tuple[str, int, float]], *, at_us: int, durable: bool = False) -> None:
         """Write metric values (name, step, value) in one transaction that survives a killed process, or a power cut when `durable`.
@@ -206,7 +208,7 @@ def _pragmas(connection: Any, synchronous: str) -> None:
 
 def _engine(url: str, *, grouped: bool) -> sa.Engine:
     if not url.startswith("sqlite"):
-        return sa.create_engine(url, pool_pre_ping=True, isolation_level="REPEATABLE READ")
+        return servers.connect(url)
     engine = sa.create_engine(url, connect_args={"timeout": 60, "isolation_level": None}, pool_size=8, max_overflow=-1)
 
     @sa.event.listens_for(engine, "connect")
@@ -216,40 +218,38 @@ def _engine(url: str, *, grouped: bool) -> sa.Engine:
     return engine
 
 
-def _serialize(db: sa.Connection) -> None:
-    """Make this transaction the only writer on a server database, until it ends."""
-    if db.dialect.name == "postgresql":
-        db.exec_driver_sql("SELECT pg_advisory_xact_lock(7437445)")
-    else:  # a row that every writer locks first
-        db.execute(sa.select(schema.state).where(schema.state.c.name == "ledger:turn").with_for_update())
-
-
 def insert_once(db: sa.Connection, table: sa.Table, values: Mapping[str, Any]) -> bool:
     """Insert a row unless its key is there already; say whether it was new."""
-    statement: Any
-    if db.dialect.name == "sqlite":
-        from sqlalchemy.dialects.sqlite import insert
-
-        statement = insert(table).values(**values).on_conflict_do_nothing()
-    elif db.dialect.name == "postgresql":
-        from sqlalchemy.dialects.postgresql import insert as pg_insert
-
-        statement = pg_insert(table).values(**values).on_conflict_do_nothing()
-    elif db.dialect.name in ("mysql", "mariadb"):
-        statement = sa.insert(table).values(**values).prefix_with("IGNORE")
-    else:
-        raise InvalidError(f"a ledger cannot be kept in {db.dialect.name}; use sqlite, postgresql or mysql")
-    return db.execute(statement).rowcount == 1
+    if db.dialect.name in _MYSQL:  # IGNORE would also cut off what is too long; an error leaves the transaction as it was
+        try:
+            db.execute(sa.insert(table).values(**values))
+        except sa.exc.IntegrityError as error:
+            if getattr(error.orig, "args", (0,))[0] != _DUPLICATE:
+                raise
+            return False
+        return True
+    statement = _insert(db, table).values(**values).on_conflict_do_nothing()
+    return db.execute(statement, execution_options={"preserve_rowcount": True}).rowcount == 1
 
 
 def upsert(db: sa.Connection, table: sa.Table, values: Mapping[str, Any]) -> None:
     """Insert a row, or replace the one with its primary key."""
-    if insert_once(db, table, values):
-        return
     keys = [column.name for column in table.primary_key.columns]
     rest = {name: value for name, value in values.items() if name not in keys}
-    if rest:
-        db.execute(sa.update(table).where(*(table.c[key] == values[key] for key in keys)).values(**rest))
+    if not rest:
+        insert_once(db, table, values)
+    elif db.dialect.name in _MYSQL:
+        db.execute(_insert(db, table).values(**values).on_duplicate_key_update(rest))
+    else:
+        db.execute(_insert(db, table).values(**values).on_conflict_do_update(index_elements=keys, set_=rest))
+
+
+def _insert(db: sa.Connection, table: sa.Table) -> Any:
+    """The dialect's own insert, which knows about conflicts; imported here because only one of them is needed."""
+    dialect = "mysql" if db.dialect.name in _MYSQL else db.dialect.name
+    if dialect not in ("sqlite", "postgresql", "mysql"):
+        raise InvalidError(f"a ledger cannot be kept in {dialect}; use sqlite, postgresql or mysql")
+    return import_module(f"sqlalchemy.dialects.{dialect}").insert(table)
 
 
 def emit(db: sa.Connection, kind: str, subject: str, body: Mapping[str, Any], *, at_us: int, actor: str = "tidemill") -> None:

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int, str], None]
 
 
+_ASIDE = 'stack.ledger="sqlite:///${home}/ledger.db"'
+"""Policies but the first have ledgers of their own, wherever the project's is."""
+
+
 def replay(
     project: Path,
     *,
@@ -87,7 +91,7 @@ def prepare(
     asked = main.definitions.service(service)
     _refuse_mixing(main, asked)
     others = [
-        Platform.open(project, [*overrides, f"retraining={name}"], clock=clock, home=main.home / "replay" / name, share=main)
+        Platform.open(project, [*overrides, f"retraining={name}", _ASIDE], clock=clock, home=main.home / "replay" / name, share=main)
         for name in names[1:]
     ]
     platforms = [main, *others]

@@ -116,10 +116,11 @@ class Platform:
     @cached_property
     def ledger(self) -> Ledger:
         """The metadata store."""
+        from tidemill.ledger.servers import schemes
         from tidemill.ledger.store import Ledger
 
         url = self.config.stack.ledger
-        return self._port("ledger", **dict.fromkeys(("sqlite", "postgresql", "mysql"), lambda _rest: Ledger(url)))  # type: ignore[no-any-return]
+        return self._port("ledger", **dict.fromkeys(("sqlite", *schemes()), lambda _rest: Ledger(url)))  # type: ignore[no-any-return]
 
     @cached_property
     def tables(self) -> TableStore:

@@ -239,7 +239,7 @@ class OnlineStoreContract(Contract):
     def test_durable_after_kill_9(self, open_store: Callable[[], OnlineStore]) -> None:
         """durable, atomic: a killed writer leaves its last whole write, or the one it was at."""
         told = until_killed(_write_for_ever, open_store)
-        found = open_store().read([(view, str(key)) for view in ("v", "w") for key in range(50)])
+        found = open_store().read([(view, str(key)) for view in ("v", "w") for key in range(_MANY)])
         assert len(set(found)) == 1
         assert found[0] is not None
         assert int(found[0]) in (told[-1], told[-1] + 1)
@@ -275,9 +275,12 @@ class OnlineStoreContract(Contract):
             assert open_store().read([("v", "29")]) == [None]
 
 
+_MANY = 4000
+
+
 def _write_for_ever(store: OnlineStore, report: Report) -> None:
     for turn in count_from(0):
-        store.write({(view, str(key)): b"%d" % turn for view in ("v", "w") for key in range(50)}, {"v": str(turn)})
+        store.write({(view, str(key)): b"%d" % turn for view in ("v", "w") for key in range(_MANY)}, {"v": str(turn)})
         report(turn)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import random
 import signal
 import time
 from collections.abc import Callable
@@ -14,12 +15,11 @@ Opened = TypeVar("Opened")
 Report = Callable[[Any], None]
 
 
-def until_killed(
-    work: Callable[[Opened, Report], None], open_: Callable[[], Opened], *, reports: int = 20, then_ms: float = 0.0
-) -> list[Any]:
-    """Run `work(open_(), report)`, which goes on for ever, in a process of its own; kill it `then_ms` after it has reported so often.
+def until_killed(work: Callable[[Opened, Report], None], open_: Callable[[], Opened], *, reports: int = 5) -> list[Any]:
+    """Run `work(open_(), report)`, which goes on for ever, in a process of its own; kill it in the middle of a turn.
 
-    Returns all that it reported. Both functions must be importable, or a `functools.partial` of such.
+    Which is: after so many reports and a part, by chance, of the time that the last turn took. Returns all that was reported. Both
+    functions must be importable, or a `functools.partial` of such.
     """
     context = multiprocessing.get_context("spawn")
     receiving, sending = context.Pipe(duplex=False)
@@ -27,10 +27,12 @@ def until_killed(
     worker.start()
     sending.close()
     told: list[Any] = []
+    took_s = last = 0.0
     try:
         while len(told) < reports and receiving.poll(60):
             told.append(receiving.recv())
-        time.sleep(then_ms / 1000)
+            took_s, last = time.monotonic() - last, time.monotonic()
+        time.sleep(took_s * random.uniform(0.1, 0.9))
         assert worker.pid is not None
         os.kill(worker.pid, signal.SIGKILL)
         worker.join(60)

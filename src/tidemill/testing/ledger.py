@@ -85,9 +85,9 @@ class LedgerContract(Contract):
     @keeps("whole")
     def test_durable_after_kill_9(self, url: str, ledger: Ledger) -> None:
         last = until_killed(_write_for_ever, partial(Ledger, url))[-1]
-        found, events = _value(ledger), ledger.events_after(0, 1000)
+        found, events = _value(ledger), ledger.events_after(0, 100_000)
         assert found in (last, last + 1)
-        assert [event.body["turn"] for event in events] == list(range(1, found + 1))
+        assert [(e.body["turn"], e.body["part"]) for e in events] == [(turn, part) for turn in range(1, found + 1) for part in range(_MANY)]
         with ledger.write() as db:
             _increment(db)
         assert _value(ledger) == found + 1
@@ -103,6 +103,20 @@ class LedgerContract(Contract):
         assert [worker.exitcode for worker in workers] == [0] * 4
         assert _value(ledger) == 4 * 12
         assert len(ledger.events_after(0, 1000)) == 4 * 12
+
+    @pytest.mark.slow
+    @keeps("patient", "serial")
+    def test_32_processes_lose_nothing_and_see_no_lock(self, url: str) -> None:
+        context = multiprocessing.get_context("spawn")
+        workers = [context.Process(target=_work, args=(url, number, 15)) for number in range(32)]
+        for worker in workers:  # the ledger is new: they also race to make its tables
+            worker.start()
+        for worker in workers:
+            worker.join(300)
+        assert [worker.exitcode for worker in workers] == [0] * 32
+        ledger = Ledger(url)
+        assert _value(ledger) == 32 * 15
+        assert len(_metrics(ledger, schema.metric)) == 32 * 15
 
     def test_portable(self, ledger: Ledger) -> None:
         with ledger.write() as db:
@@ -168,11 +182,15 @@ def _increment(db: sa.Connection) -> None:
     upsert(db, schema.state, {"name": "counter", "value": str(value + 1), "at_us": 0})
 
 
+_MANY = 60
+
+
 def _write_for_ever(ledger: Ledger, report: Report) -> None:
     for turn in count(1):
         with ledger.write(durable=turn % 2 == 0) as db:
             _increment(db)
-            emit(db, "turn", "x", {"turn": turn}, at_us=turn)
+            for part in range(_MANY):
+                emit(db, "turn", "x", {"turn": turn, "part": part}, at_us=turn)
         report(turn)
 
 

@@ -1,15 +1,14 @@
 """Where a ledger may be, and which ones are opened."""
 
-import shutil
 import sqlite3
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql
+from tests.support.ledger_revision import later_tidemill
 
 from tidemill.core.errors import ConflictError, InvalidError, RefusedError
 from tidemill.ledger import migrate, opening, schema
@@ -39,34 +38,21 @@ def test_a_new_ledger_equals_a_migrated_one(tmp_path: Path) -> None:
     Ledger(migrated).close()
 
 
-@pytest.fixture
-def revised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A later Tidemill, whose ledgers have one more table."""
-    folder = tmp_path / "migrations"
-    shutil.copytree(migrate.FOLDER, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    extra = sa.Table("extra", schema.metadata, sa.Column("id", sa.String(8), primary_key=True))
-    migrate.write_revision("One more table", "9999", folder)
-    monkeypatch.setattr(migrate, "FOLDER", folder)
-    monkeypatch.setattr(opening, "HEAD", "9999")
-    yield
-    schema.metadata.remove(extra)
-
-
-def test_an_older_ledger_is_refused_then_upgraded_with_a_copy_kept(url: str, request: pytest.FixtureRequest) -> None:
+def test_an_older_ledger_is_refused_then_upgraded_with_a_copy_kept(url: str, tmp_path: Path) -> None:
     ledger = Ledger(url)
     with ledger.write() as db:
         emit(db, "kept", "x", {}, at_us=1)
     ledger.close()
     first = opening.HEAD
-    request.getfixturevalue("revised")
-    with pytest.raises(ConflictError, match="tidemill ledger upgrade"):
-        Ledger(url)
-    assert migrate.check(url).state == "older"
-    assert migrate.check(url).differences == ("add_table extra",)
-    assert migrate.upgrade(url) == first
-    assert migrate.check(url).state == "current"
-    assert [event.kind for event in Ledger(url).events_after(0)] == ["kept"]
-    assert migrate.check(f"{url}.{first}.bak").state == "older"
+    with later_tidemill(tmp_path / "migrations"):
+        with pytest.raises(ConflictError, match="tidemill ledger upgrade"):
+            Ledger(url)
+        assert migrate.check(url).state == "older"
+        assert migrate.check(url).differences == ("add_table extra",)
+        assert migrate.upgrade(url) == first
+        assert migrate.check(url).state == "current"
+        assert [event.kind for event in Ledger(url).events_after(0)] == ["kept"]
+        assert migrate.check(f"{url}.{first}.bak").state == "older"
 
 
 def test_a_newer_ledger_is_refused(url: str) -> None:

@@ -1,13 +1,14 @@
-"""The way to write metrics without SQLite's prepared statements gives the same rows."""
+"""The way to write metrics without SQLite's prepared statements gives the same rows; which databases a ledger may be in."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.dialects import mysql, postgresql
 
-from tidemill.core.errors import InvalidError
-from tidemill.ledger import schema
+from tidemill.core.errors import ConfigError, InvalidError
+from tidemill.ledger import migrate, schema, servers
 from tidemill.ledger.store import Ledger, insert_once
 
 VALUES = (("loss", 0, 1.0), ("loss", 2, 0.5), ("loss", 1, 0.7), ("auc", 0, float("inf")))
@@ -19,8 +20,9 @@ def _rows(ledger: Ledger) -> list[list[tuple[object, ...]]]:
         return [sorted(tuple(row) for row in db.execute(sa.select(table)).all()) for table in tables]
 
 
-def test_both_ways_write_the_same(tmp_path: Path) -> None:
+def test_both_ways_write_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fast, portable = (Ledger(f"sqlite:///{tmp_path}/{name}.db") for name in ("fast", "portable"))
+    monkeypatch.setattr(servers, "turn", lambda engine, durable: engine.begin())
     portable._queue = None
     for ledger in (fast, portable):
         ledger.log_metrics("run", VALUES, at_us=1)
@@ -31,33 +33,31 @@ def test_both_ways_write_the_same(tmp_path: Path) -> None:
     assert len(_rows(fast)[0]) == 5
 
 
-class _Spy:
-    """A connection that remembers what it is asked to run."""
-
-    def __init__(self, name: str) -> None:
-        self.dialect = _dialect(name)
-        self.ran = ""
-        self.rowcount = 1
-
-    def execute(self, statement: sa.Executable) -> "_Spy":
-        self.ran = str(statement.compile(dialect=self.dialect))  # type: ignore[attr-defined]
-        return self
-
-
-def _dialect(name: str) -> sa.Dialect:
-    made: sa.Dialect = {"postgresql": postgresql.dialect, "mysql": mysql.dialect}[name]()
-    return made
-
-
-@pytest.mark.parametrize(("name", "words"), [("postgresql", "ON CONFLICT DO NOTHING"), ("mysql", "INSERT IGNORE INTO")])
-def test_insert_once_speaks_each_dialect(name: str, words: str) -> None:
-    spy = _Spy(name)
-    assert insert_once(spy, schema.state, {"name": "x", "value": "1", "at_us": 1})  # type: ignore[arg-type]
-    assert words in spy.ran
-
-
-def test_insert_once_refuses_other_databases() -> None:
-    spy = _Spy("mysql")
-    spy.dialect.name = "oracle"
+def test_other_databases_are_refused() -> None:
+    elsewhere: Any = SimpleNamespace(dialect=SimpleNamespace(name="oracle"), execute=print)
     with pytest.raises(InvalidError, match="postgresql"):
-        insert_once(spy, schema.state, {"name": "x"})  # type: ignore[arg-type]
+        insert_once(elsewhere, schema.state, {"name": "x"})
+    for opening in (Ledger, migrate.check, migrate.upgrade):
+        with pytest.raises(ConfigError, match=r"'oracle'.*mysql://, postgresql://"):
+            opening("oracle://host/db")
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "mysql"])
+def test_passwords_are_references(scheme: str) -> None:
+    with pytest.raises(ConfigError, match="env:NAME") as caught:
+        Ledger(f"{scheme}://someone:hunter2@127.0.0.1:1/db")
+    assert "hunter2" not in str(caught.value)
+    with pytest.raises(ConfigError, match="TIDEMILL_TEST_UNSET"):
+        Ledger(f"{scheme}://someone:env:TIDEMILL_TEST_UNSET@127.0.0.1:1/db")
+
+
+def test_a_missing_driver_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        name = "postgresql"
+
+        def load(self) -> Any:
+            raise ModuleNotFoundError("No module named 'psycopg'")
+
+    monkeypatch.setattr(servers, "entry_points", lambda group: [Broken()])
+    with pytest.raises(ConfigError, match=r"pip install 'tidemill\[postgresql\]'"):
+        servers.connect("postgresql://127.0.0.1:1/db")

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from tidemill.ledger.schema import LONG_BYTES, LONG_TEXT
+from tidemill.ledger.schema import LONG_BYTES, LONG_TEXT, MYSQL
 
 revision = "0001"
 down_revision = None
@@ -19,22 +19,24 @@ def upgrade() -> None:
         sa.Column("meta", LONG_TEXT, nullable=False),
         sa.Column("at_us", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("digest"),
+        **MYSQL,
     )
     op.create_table(
         "batch",
         sa.Column("id", sa.String(length=96), nullable=False),
         sa.Column("table_name", sa.String(length=191), nullable=False),
-        sa.Column("source", sa.Text(), nullable=False),
+        sa.Column("source", LONG_TEXT, nullable=False),
         sa.Column("status", sa.String(length=191), nullable=False),
         sa.Column("rows", sa.BigInteger(), nullable=False),
         sa.Column("snapshot_id", sa.BigInteger(), nullable=True),
         sa.Column("branch", sa.String(length=191), nullable=True),
         sa.Column("anomalies", LONG_TEXT, nullable=False),
-        sa.Column("cursor", sa.Text(), nullable=False),
+        sa.Column("cursor", LONG_TEXT, nullable=False),
         sa.Column("digest", sa.String(length=191), nullable=False),
         sa.Column("at_us", sa.BigInteger(), nullable=False),
         sa.Column("wall_ms", sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
+        **MYSQL,
     )
     with op.batch_alter_table("batch", schema=None) as batch_op:
         batch_op.create_index("batch_table", ["table_name", "at_us"], unique=False)
@@ -48,6 +50,7 @@ def upgrade() -> None:
         sa.Column("evidence", LONG_TEXT, nullable=False),
         sa.Column("run_id", sa.String(length=96), nullable=True),
         sa.PrimaryKeyConstraint("id"),
+        **MYSQL,
     )
     op.create_table(
         "decision",
@@ -62,6 +65,7 @@ def upgrade() -> None:
         sa.Column("reverses", sa.String(length=96), nullable=True),
         sa.Column("at_us", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
+        **MYSQL,
     )
     with op.batch_alter_table("decision", schema=None) as batch_op:
         batch_op.create_index("decision_service", ["service", "at_us"], unique=False)
@@ -80,6 +84,7 @@ def upgrade() -> None:
         sa.Column("started_us", sa.BigInteger(), nullable=False),
         sa.Column("ended_us", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
+        **MYSQL,
     )
     with op.batch_alter_table("deployment", schema=None) as batch_op:
         batch_op.create_index("deployment_service", ["service", "role"], unique=False)
@@ -94,6 +99,7 @@ def upgrade() -> None:
         sa.Column("actor", sa.String(length=191), nullable=False),
         sa.Column("body", LONG_TEXT, nullable=False),
         sa.PrimaryKeyConstraint("seq"),
+        **MYSQL,
     )
     with op.batch_alter_table("event", schema=None) as batch_op:
         batch_op.create_index("event_id", ["id"], unique=True)
@@ -107,6 +113,7 @@ def upgrade() -> None:
         sa.Column("role", sa.String(length=64), nullable=False),
         sa.Column("at_us", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("source", "target", "role"),
+        **MYSQL,
     )
     with op.batch_alter_table("lineage", schema=None) as batch_op:
         batch_op.create_index("lineage_target", ["target"], unique=False)
@@ -120,6 +127,7 @@ def upgrade() -> None:
         sa.Column("at_us", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("run_id", "name", "step"),
         sqlite_with_rowid=False,
+        **MYSQL,
     )
     op.create_table(
         "metric_last",
@@ -130,6 +138,7 @@ def upgrade() -> None:
         sa.Column("at_us", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("run_id", "name"),
         sqlite_with_rowid=False,
+        **MYSQL,
     )
     with op.batch_alter_table("metric_last", schema=None) as batch_op:
         batch_op.create_index("metric_last_value", ["name", "value"], unique=False)
@@ -140,6 +149,7 @@ def upgrade() -> None:
         sa.Column("at_us", sa.BigInteger(), nullable=False),
         sa.Column("meta", LONG_TEXT, nullable=False),
         sa.PrimaryKeyConstraint("name"),
+        **MYSQL,
     )
     op.create_table(
         "model_alias",
@@ -149,6 +159,7 @@ def upgrade() -> None:
         sa.Column("decision_id", sa.String(length=96), nullable=True),
         sa.Column("at_us", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("name", "alias"),
+        **MYSQL,
     )
     op.create_table(
         "model_version",
@@ -161,6 +172,7 @@ def upgrade() -> None:
         sa.Column("meta", LONG_TEXT, nullable=False),
         sa.Column("at_us", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("name", "version"),
+        **MYSQL,
     )
     with op.batch_alter_table("model_version", schema=None) as batch_op:
         batch_op.create_index("model_version_digest", ["name", "digest", "run_id"], unique=True)
@@ -180,14 +192,16 @@ def upgrade() -> None:
         sa.Column("body", LONG_TEXT, nullable=False),
         sa.Column("at_us", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("service", "version", "objective", "from_us", "until_us"),
+        **MYSQL,
     )
     op.create_table(
         "param",
         sa.Column("run_id", sa.String(length=96), nullable=False),
         sa.Column("name", sa.String(length=191), nullable=False),
-        sa.Column("value", sa.Text(), nullable=False),
+        sa.Column("value", LONG_TEXT, nullable=False),
         sa.PrimaryKeyConstraint("run_id", "name"),
         sqlite_with_rowid=False,
+        **MYSQL,
     )
     op.create_table(
         "profile",
@@ -198,6 +212,7 @@ def upgrade() -> None:
         sa.Column("body", LONG_BYTES, nullable=False),
         sa.Column("at_us", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("subject", "from_us", "until_us"),
+        **MYSQL,
     )
     op.create_table(
         "run",
@@ -213,9 +228,10 @@ def upgrade() -> None:
         sa.Column("started_us", sa.BigInteger(), nullable=False),
         sa.Column("finished_us", sa.BigInteger(), nullable=True),
         sa.Column("wall_s", sa.Double(), nullable=True),
-        sa.Column("error", sa.Text(), nullable=True),
+        sa.Column("error", LONG_TEXT, nullable=True),
         sa.Column("output", LONG_TEXT, nullable=True),
         sa.PrimaryKeyConstraint("id"),
+        **MYSQL,
     )
     with op.batch_alter_table("run", schema=None) as batch_op:
         batch_op.create_index("run_started", ["started_us"], unique=False)
@@ -226,6 +242,7 @@ def upgrade() -> None:
         sa.Column("value", LONG_TEXT, nullable=False),
         sa.Column("at_us", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("name"),
+        **MYSQL,
     )
     op.create_table(
         "step_cache",
@@ -235,6 +252,7 @@ def upgrade() -> None:
         sa.Column("run_id", sa.String(length=96), nullable=False),
         sa.Column("at_us", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("cache_key"),
+        **MYSQL,
     )
     op.create_table(
         "step_run",
@@ -248,8 +266,9 @@ def upgrade() -> None:
         sa.Column("output", LONG_TEXT, nullable=True),
         sa.Column("at_us", sa.BigInteger(), nullable=False),
         sa.Column("wall_ms", sa.Double(), nullable=True),
-        sa.Column("error", sa.Text(), nullable=True),
+        sa.Column("error", LONG_TEXT, nullable=True),
         sa.PrimaryKeyConstraint("run_id", "node"),
+        **MYSQL,
     )
     with op.batch_alter_table("step_run", schema=None) as batch_op:
         batch_op.create_index("step_run_step", ["step", "at_us"], unique=False)
@@ -261,6 +280,7 @@ def upgrade() -> None:
         sa.Column("role", sa.String(length=191), nullable=False),
         sa.Column("at_us", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("hash"),
+        **MYSQL,
     )
     op.create_table(
         "trial",
@@ -271,4 +291,5 @@ def upgrade() -> None:
         sa.Column("state", sa.String(length=191), nullable=False),
         sa.Column("at_us", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("study", "number"),
+        **MYSQL,
     )
