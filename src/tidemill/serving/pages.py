@@ -16,6 +16,7 @@ from tidemill.serving.http import JSON, TEXT
 from tidemill.serving.shadow import Shadows
 from tidemill.serving.writer import LogWriter
 
+_FEATURES = "/features"
 Reply = tuple[int, list[tuple[str, str]], bytes]
 
 
@@ -85,19 +86,26 @@ class Pages:
             "deployment_weight": weights,
             "feature_lag_seconds": {f'view="{view}"': lag for view, lag in self._lags().items()},
         }
-        services = {n: e.metrics for n, e in self._endpoints.items()}
-        now, ever = self._now(), self._ever()
+        services, now, ever = self._services(), self._now(), self._ever()
         if self.board is not None:
             self.publish()
             services, now, ever = self.board.together(services, now, ever)
         gauges |= {name: {"": value} for name, value in (now | ever).items()}
+        asked = services.pop(_FEATURES, None)
         text = metrics.render(services, gauges)
-        return 200, TEXT, (text + (self._features.exposition() if self._features is not None else "")).encode()
+        if asked is not None and self._features is not None:
+            text += self._features.exposition(asked)
+        return 200, TEXT, text.encode()
 
     def publish(self) -> None:
         """Put this process's counts where the others add them to theirs."""
         if self.board is not None:
-            self.board.write({n: e.metrics for n, e in self._endpoints.items()}, self._now(), self._ever())
+            self.board.write(self._services(), self._now(), self._ever())
+
+    def _services(self) -> dict[str, metrics.ServiceMetrics]:
+        """Counters by service; those of the feature server are under a name that no service can have."""
+        features = {} if self._features is None else {_FEATURES: self._features.metrics}
+        return {n: e.metrics for n, e in self._endpoints.items()} | features
 
     def _now(self) -> dict[str, int]:
         """What is so at this moment; it ends with the process."""

@@ -7,7 +7,6 @@ itself. A worker that dies is started again; a worker whose supervisor dies stop
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import subprocess
 import sys
@@ -51,7 +50,7 @@ def supervise(target: str, host: str, port: int, workers: int) -> None:
 
 
 def _start(target: str, host: str, port: int, folder: str, index: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "tidemill.serving.workers", target, host, str(port), folder, str(index)]
+    command = [sys.executable, "-m", "tidemill.serving.worker", target, host, str(port), folder, str(index)]
     return subprocess.Popen(command, stdin=subprocess.PIPE)
 
 
@@ -69,25 +68,3 @@ def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
             process.wait()
         if process.stdin is not None:
             process.stdin.close()
-
-
-def _end_with_supervisor() -> None:
-    while os.read(0, 64):  # not sys.stdin, whose lock a thread that waits would hold when Python ends
-        pass
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-def main(arguments: Sequence[str]) -> None:
-    """One worker: `target host port folder index`."""
-    from tidemill.serving.board import Board
-    from tidemill.serving.run import load, serve
-
-    target, host, port, folder, index = arguments
-    app = load(target)
-    app.share(Board(Path(folder), index))
-    threading.Thread(target=_end_with_supervisor, name="tidemill-supervisor", daemon=True).start()
-    serve(app, host=host, port=int(port))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from importlib.metadata import version as installed
@@ -18,7 +17,7 @@ from tidemill.serving.feast.answer import OnlineRequest, Reader
 from tidemill.serving.feast.compile import MissingError
 from tidemill.serving.feast.push import Pusher, PushRequest, WriteRequest
 from tidemill.serving.http import CLOSING, JSON, Http, MethodError, Settings, failure, read_body
-from tidemill.serving.metrics import LATENCY_S, Histogram
+from tidemill.serving.metrics import ServiceMetrics
 from tidemill.serving.tokens import Action
 
 T = TypeVar("T")
@@ -37,9 +36,7 @@ class FeatureRoutes:
         self._clock = clock
         self._settings = settings
         self._threads: Executor | None = None
-        self.requests = 0
-        self.errors: Counter[int] = Counter()
-        self.latency = Histogram(LATENCY_S)
+        self.metrics = ServiceMetrics()
         self.at: dict[str, Callable[[Any, Http, Authorise], Awaitable[bytes]]] = {
             "/get-online-features": self._online,
             "/push": self._push,
@@ -57,7 +54,7 @@ class FeatureRoutes:
     async def answer(self, scope: Any, http: Http, authorise: Authorise, *, closing: bool) -> None:
         """Answer one request of a path in `at`."""
         started = perf_counter()
-        self.requests += 1
+        self.metrics.requests += 1
         status = 200
         try:
             body = await self.at[scope.path](scope, http, authorise)
@@ -65,17 +62,18 @@ class FeatureRoutes:
             status, body = failure(error)
             if isinstance(error, MissingError):
                 body = _detail(error)
-            self.errors[status] += 1
+            self.metrics.errors[status] += 1
         http.response_bytes(status, CLOSING if closing else JSON, body)
-        self.latency.observe(perf_counter() - started)
+        self.metrics.latency.observe(perf_counter() - started)
 
-    def exposition(self) -> str:
+    @staticmethod
+    def exposition(metrics: ServiceMetrics) -> str:
         """What was answered, in Prometheus text format."""
         name = "tidemill_features"
         lines = [f"# HELP {name}_requests_total requests to the feature server's routes", f"# TYPE {name}_requests_total counter"]
-        lines += [f"{name}_requests_total {self.requests}", f"# TYPE {name}_errors_total counter"]
-        lines += [f'{name}_errors_total{{status="{status}"}} {n}' for status, n in sorted(self.errors.items())]
-        lines += [f"# TYPE {name}_latency_seconds histogram", *self.latency.lines(f"{name}_latency_seconds", 'server="features"')]
+        lines += [f"{name}_requests_total {metrics.requests}", f"# TYPE {name}_errors_total counter"]
+        lines += [f'{name}_errors_total{{status="{status}"}} {n}' for status, n in sorted(metrics.errors.items())]
+        lines += [f"# TYPE {name}_latency_seconds histogram", *metrics.latency.lines(f"{name}_latency_seconds", 'server="features"')]
         return "\n".join(lines) + "\n"
 
     async def _online(self, scope: Any, http: Http, authorise: Authorise) -> bytes:
