@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -54,6 +55,8 @@ def arguments(description: str) -> Options:
     parser.add_argument("--quick", action="store_true", help="fewer repetitions and smaller sizes: seconds, not minutes")
     given = parser.parse_args()
     _options.json, _options.quick, _options.tasks = given.json, given.quick, tuple(given.tasks)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # servers and folders go with us
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # servers and folders go with us
     return _options
 
 
@@ -127,13 +130,14 @@ def report(
     extra: Mapping[str, Mapping[str, Any]] | None = None,
     failures: Mapping[str, str] | None = None,
 ) -> None:
-    """Print the median of each tool; tools other than ours and the floors (`floor`, and all named `floor-…`) are peers.
+    """Print the median of each tool; tools other than ours and the floors (`floor`, and all named `floor-…` or `hand-written …`) are peers.
 
     `floor`: the one that all are compared with, or that of each tool. `extra` adds facts per tool (errors, losses).
     """
     values = {name: statistics.median(list_) * scale for name, list_ in measured.items() if list_}
     floors = {floor} if isinstance(floor, str) else set(floor.values())
-    peers = [value for name, value in values.items() if not is_ours(name) and name not in floors and not name.startswith("floor-")]
+    floors |= {name for name in values if name.startswith(("floor-", "hand-written"))}
+    peers = [value for name, value in values.items() if not is_ours(name) and name not in floors]
     best = (min if better == "lower" else max)(peers, default=None)
     for name, value in values.items():
         its = floor if isinstance(floor, str) else floor.get(name, "")
