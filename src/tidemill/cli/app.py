@@ -29,7 +29,7 @@ COMMANDS = {
     "deploy": ("serving", "Put a model version behind its service."),
     "rollout": ("serving", "Show a service's deployments, or move them."),
     "predict": ("serving", "Ask the model server."),
-    "labels": ("monitoring", "Show labels and their revisions."),
+    "labels": ("labels", "Show labels and their states; state labels."),
     "monitor": ("monitoring", "Show quality and drift over time."),
     "decisions": ("retraining", "List and show decisions with their evidence."),
     "why": ("retraining", "Trace one prediction back to its rows."),

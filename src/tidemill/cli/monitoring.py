@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from tidemill.cli.options import INSTANT, json_option, limit_option, opened, project_options
+from tidemill.cli.options import json_option, limit_option, opened, project_options
 from tidemill.cli.output import show_json, show_rows, sparkline
 from tidemill.core.errors import not_found
 
@@ -63,48 +63,3 @@ def one_course(windows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         if other is None or (window["version"] == 0, window["version"]) > (other["version"] == 0, other["version"]):
             chosen[window["until_us"]] = window
     return [chosen[until] for until in sorted(chosen)]
-
-
-@click.group("labels", invoke_without_command=True)
-@project_options
-@json_option
-@limit_option
-@click.option("--label", default=None, help="Which label, when there are several.")
-@click.option("--at", "at_us", type=INSTANT, default=None, help="As known at this time; default now.")
-@click.pass_context
-def labels_command(
-    context: click.Context, project: Path, overrides: Sequence[str], as_json: bool, limit: int, label: str | None, at_us: int | None
-) -> None:
-    """List labels as known at a time, newest event first."""
-    context.obj = (project, overrides, label)
-    if context.invoked_subcommand:
-        return
-    with opened(project, overrides) as platform:
-        name = _label(platform.definitions.labels, label)
-        found = platform.labels.as_of(name, at_us if at_us is not None else platform.clock.now_us())
-    rows = found.sort_by([("event_us", "descending")]).slice(0, limit).to_pylist()
-    show_rows(
-        rows, ["key", "value", "event_us", "known_us"], as_json=as_json, empty="no labels known yet; they come with the label's table"
-    )
-
-
-@labels_command.command("show")
-@click.argument("key")
-@json_option
-@click.pass_obj
-def show_label(where: tuple[Path, Sequence[str], str | None], key: str, as_json: bool) -> None:
-    """Show everything that was ever said about KEY, oldest first."""
-    project, overrides, label = where
-    with opened(project, overrides) as platform:
-        found = platform.labels.history(_label(platform.definitions.labels, label), key)
-    rows = [{"value": r.value, "event_us": r.event_us, "known_us": r.known_us, "writer": r.writer} for r in found]
-    show_rows(rows, ["value", "event_us", "known_us", "writer"], as_json=as_json, empty=f"nothing is known about {key!r} yet")
-
-
-def _label(known: object, name: str | None) -> str:
-    names = list(known) if isinstance(known, dict) else []
-    if name is None and len(names) == 1:
-        return str(names[0])
-    if name is None or name not in names:
-        raise not_found("label", name or "", names)
-    return name

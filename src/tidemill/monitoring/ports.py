@@ -27,7 +27,7 @@ class LabelStore(Protocol):
     """Labels, delayed and revised.
 
     Guarantees, each checked by `tidemill.testing.monitoring.LabelStoreContract`:
-        resolved: as of t, a key's label is its row with the greatest known time <= t, ties the later write; the same rule everywhere.
+        resolved: as of t, a key's label is its row with the greatest known time <= t; ties go to the writer that stands first in `writers` (those that are not named come last), then to the later write. The same rule everywhere.
         history: every revision stays readable.
         once: the same statement written twice is one row.
         derived: `derive` gives one statement a row that has a key; a null expression is a null value, and a null value is no label.
@@ -42,8 +42,12 @@ class LabelStore(Protocol):
         """Add statements (a table has columns label, key, value, event_us, known_us, writer); return how many were new."""
         ...
 
-    def as_of(self, label: str, at_us: int, *, from_event_us: int = 0) -> pa.Table:
-        """Resolved labels: columns key (string), value (float64), event_us, known_us (int64)."""
+    def as_of(self, label: str, at_us: int, *, from_event_us: int = 0, writers: Sequence[str] = ()) -> pa.Table:
+        """Resolved labels: columns key (string), value (float64), event_us, known_us (int64). `writers` is the label's declared order."""
+        ...
+
+    def statements(self, label: str, at_us: int) -> pa.Table:
+        """Every statement known at `at_us`, in the order of writing: columns as `write` takes them, null values too."""
         ...
 
     def history(self, label: str, key: str) -> list[LabelRow]:

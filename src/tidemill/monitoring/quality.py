@@ -70,7 +70,7 @@ def scored(
 
 def labelled(service: Service, labels: LabelStore, ids: npt.NDArray[Any], *, from_us: int, at_us: int) -> Floats:
     """Labels of predictions as known at `at_us`, aligned with `ids`, NaN where there is none. `from_us`: the earliest of the predictions."""
-    found = labels.as_of(service.label.name, at_us, from_event_us=from_us)
+    found = labels.as_of(service.label.name, at_us, from_event_us=from_us, writers=service.label.writers)
     position = pc.index_in(pa.array(ids, pa.string()), found.column("key").combine_chunks())
     values = found.column("value").combine_chunks().take(position)
     out: Floats = values.to_numpy(zero_copy_only=False).astype(np.float64)

@@ -60,7 +60,7 @@ def served(loop: Loop, service: Service, from_us: int, until_us: int) -> tuple[n
     """Times, scores and labels of the answered predictions whose label is known by `until_us`."""
     scores = loop.log.scores(service.name, from_us=from_us, until_us=until_us + 1)
     answered = np.asarray(scores["role"]) != "shadow"
-    labels = loop.labels.as_of(service.label.name, until_us)
+    labels = loop.labels.as_of(service.label.name, until_us, writers=service.label.writers)
     ids = pa.array(np.asarray(scores["id"])[answered], pa.string())
     position = pc.index_in(ids, labels.column("key").combine_chunks())
     known = position.is_valid().to_numpy(zero_copy_only=False)

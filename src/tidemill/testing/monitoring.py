@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any
 
@@ -26,8 +26,12 @@ _ROWS = st.builds(
     value=st.none() | st.sampled_from([0.0, 1.0, 0.25]),
     event_us=st.integers(0, 50),
     known_us=st.integers(0, 50),
-    writer=st.sampled_from(["table", "person"]),
+    writer=st.sampled_from(["table", "person", "desk"]),
 )
+
+
+def _place(writer: str, writers: Sequence[str]) -> int:
+    return writers.index(writer) if writer in writers else len(writers)
 
 
 class LabelStoreContract(Contract):
@@ -46,17 +50,23 @@ class LabelStoreContract(Contract):
     @keeps("resolved", "history", "once")
     def test_any_history_resolves_like_a_list(self, new_store: Callable[[], LabelStore]) -> None:
         @settings(deadline=None, max_examples=40)
-        @given(st.lists(st.lists(_ROWS, max_size=8), max_size=4), st.integers(0, 60), st.integers(0, 60))
-        def check(writes: list[list[LabelRow]], at_us: int, from_event_us: int) -> None:
+        @given(
+            st.lists(st.lists(_ROWS, max_size=8), max_size=4), st.integers(0, 60), st.integers(0, 60),
+            st.sampled_from([(), ("person",), ("desk", "table"), ("person", "desk", "table")]),
+        )  # fmt: skip
+        def check(writes: list[list[LabelRow]], at_us: int, from_event_us: int, writers: tuple[str, ...]) -> None:
             store, written = new_store(), list[LabelRow]()
             for rows in writes:
                 fresh = [r for i, r in enumerate(rows) if r not in written and r not in rows[:i]]
                 assert store.write(rows) == len(fresh)
                 written += fresh
             wanted: dict[str, LabelRow] = {}
-            for row in sorted((r for r in written if r.label == "late" and r.known_us <= at_us), key=lambda r: r.known_us):
+            visible = [r for r in written if r.label == "late" and r.known_us <= at_us]
+            for row in sorted(visible, key=lambda r: (r.known_us, -_place(r.writer, writers))):
                 wanted[row.key] = row
-            found = store.as_of("late", at_us, from_event_us=from_event_us).to_pylist()
+            stated = store.statements("late", at_us).to_pylist()
+            assert [LabelRow(**r) for r in stated] == visible
+            found = store.as_of("late", at_us, from_event_us=from_event_us, writers=writers).to_pylist()
             kept = [r for r in wanted.values() if r.value is not None and r.event_us >= from_event_us]
             assert {f["key"]: (f["value"], f["event_us"], f["known_us"]) for f in found} == {
                 r.key: (r.value, r.event_us, r.known_us) for r in kept

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,15 +28,16 @@ Frame = Callable[[Service, pa.Table, Mapping[str, Scan]], pa.Table]
 class Labels(Protocol):
     """What this needs of a `LabelStore`."""
 
-    def as_of(self, label: str, at_us: int) -> pa.Table:
-        """Labels as they were known at `at_us`: columns key, value."""
+    def as_of(self, label: str, at_us: int, *, writers: Sequence[str]) -> pa.Table:
+        """Labels as they were known at `at_us`, conflicts resolved by the order of writers: columns key, value."""
         ...
 
 
 class FrameSource:
     """The `TrainingSource` over a table store, a label store and a feature join.
 
-    A row counts when its label is known by `until`: labels that are still to come, or that never will, are left out.
+    A row counts when its label is known by `until`. Rows without one are left out and counted in the training set's `meta["labels"]`: they
+    are *pending* until the label's maturity, *censored* after it, and never taken for negative.
     """
 
     def __init__(
@@ -80,7 +81,8 @@ class FrameSource:
         found = self._definitions.service(service)
         scans, labels = self._seen.get((service, until_us)) or self._read(found, until_us)
         self._seen = {}
-        spine = _labelled(self._spine(found, scans[found.spine.name], until_us), labels, found.key)
+        everything = self._spine(found, scans[found.spine.name], until_us)
+        spine = _labelled(everything, labels, found.key)
         if not spine.num_rows:
             raise InvalidError(
                 f"service {service!r} has no row with a known label by {format_instant(until_us)}; ingest {found.spine.name!r} and "
@@ -93,12 +95,20 @@ class FrameSource:
             for name, snapshot in snapshots.items():
                 self._tables.tag(name, snapshot, f"{tag}-{snapshot}")  # replays of one project share tables and run ids
         views = {view.name: view_digest(view) for view in found.views}
-        return TrainingSet(service, table, found.columns, vocabulary(table, found.columns), until_us, snapshots, meta={"views": views})
+        return TrainingSet(
+            service,
+            table,
+            found.columns,
+            vocabulary(table, found.columns),
+            until_us,
+            snapshots,
+            meta={"views": views, "labels": _counts(found, everything, spine, until_us)},
+        )
 
     def _read(self, service: Service, until_us: int) -> tuple[dict[str, Scan], pa.Table]:
         names = dict.fromkeys((service.spine.name, *(view.table.name for view in service.views)))
         scans = {name: self._tables.scan(name, self._pins.get(name)) for name in names}
-        labels = self._labels.as_of(service.label.name, until_us)
+        labels = self._labels.as_of(service.label.name, until_us, writers=service.label.writers)
         return scans, labels.filter(pc.is_valid(labels.column("value"))).sort_by("key")
 
     def _spine(self, service: Service, scan: Scan, until_us: int) -> pa.Table:
@@ -152,6 +162,14 @@ def _labelled(spine: pa.Table, labels: pa.Table, key: str) -> pa.Table:
     place = pc.index_in(spine.column(key).cast(pa.string()), value_set=labels.column("key").cast(pa.string()))
     values = labels.column("value").combine_chunks().take(place.combine_chunks() if isinstance(place, pa.ChunkedArray) else place)
     return _with(spine, LABEL, values.cast(pa.float64())).filter(pc.is_valid(values))
+
+
+def _counts(service: Service, everything: pa.Table, labelled: pa.Table, until_us: int) -> dict[str, int]:
+    """How many rows have their label, how many still wait for it, and how many will not get one any more."""
+    lacking = everything.filter(pc.invert(pc.is_in(everything["id"], value_set=labelled["id"].combine_chunks())))
+    ripe = pa.scalar(until_us - service.lead_us - service.label.matures_us, pa.int64())
+    censored = int(pc.sum(pc.less_equal(lacking[AT].cast(pa.int64()), ripe)).as_py() or 0)
+    return {"labelled": labelled.num_rows, "pending": lacking.num_rows - censored, "censored": censored}
 
 
 def _with(table: pa.Table, name: str, column: Any) -> pa.Table:

@@ -11,21 +11,22 @@ from tidemill.api.queries import labels, monitoring
 from tidemill.api.routes.shared import Platform
 from tidemill.core.errors import InvalidError, not_found
 from tidemill.core.instants import parse_instant
-from tidemill.monitoring.ports import LabelRow
+from tidemill.monitoring import Stated, label_statements
+from tidemill.monitoring.labels import MAX_ROWS as MAX_LABELS
 from tidemill.serving.tokens import Access
 
 router = APIRouter(tags=["monitoring"])
-MAX_LABELS = 10_000
 
 
 class Statement(msgspec.Struct, forbid_unknown_fields=True):
-    """A label as a client states it; `known` defaults to now."""
+    """A label as a client states it. `known` defaults to now, `event` to when it is known, `writer` to the name of the token."""
 
     label: str
     key: str
     value: float | None
-    event: str
+    event: str = ""
     known: str | None = None
+    writer: str | None = None
 
 
 @router.get("/monitors/{service}")
@@ -53,25 +54,23 @@ def coverage(platform: Platform, label: str) -> dict[str, Any]:
 
 @router.post("/labels", status_code=201, openapi_extra={"requestBody": {"content": {"application/json": {}}}})
 async def add(request: Request, platform: Platform, access: Annotated[Access, Depends(allow("ingest"))]) -> dict[str, Any]:
-    """State labels: a JSON list of {"label", "key", "value", "event", "known"?}; a later statement of a key revises the earlier one."""
+    """State labels: a JSON list of {"label", "key", "value", "event"?, "known"?, "writer"?}; a later statement of a key revises the earlier one."""
     try:
         stated = msgspec.json.decode(await request.body(), type=list[Statement])
     except msgspec.DecodeError as exc:
         raise InvalidError(f"the body is not a list of labels: {exc}") from None
     if not 1 <= len(stated) <= MAX_LABELS:
         raise InvalidError(f"send 1 to {MAX_LABELS:,} labels at a time, not {len(stated):,}")
-    rows = [_row(platform, item, access.name) for item in stated]
+    by_writer: dict[tuple[str, str], list[Stated]] = {}
+    for item in stated:
+        if item.label not in platform.definitions.labels:
+            raise not_found("label", item.label, platform.definitions.labels)
+        known_us = parse_instant(item.known) if item.known else None
+        row = Stated(item.key, item.value, parse_instant(item.event) if item.event else None, known_us)
+        by_writer.setdefault((item.label, item.writer or f"api:{access.name}"), []).append(row)
+    now, defined = platform.clock.now_us(), platform.definitions.labels
+    rows = [r for (label, who), said in by_writer.items() for r in label_statements(defined[label], who, said, now_us=now)]
     return {"new": platform.labels.write(rows), "stated": len(rows)}
-
-
-def _row(platform: Platform, item: Statement, who: str) -> LabelRow:
-    if item.label not in platform.definitions.labels:
-        raise not_found("label", item.label, platform.definitions.labels)
-    known_us = parse_instant(item.known) if item.known else platform.clock.now_us()
-    event_us = parse_instant(item.event)
-    if event_us > known_us:
-        raise InvalidError(f"the label of {item.key!r} happened at {item.event}, after it was known; swap event and known")
-    return LabelRow(item.label, item.key, item.value, event_us, known_us, writer=f"api:{who}")
 
 
 @router.get("/predictions/{prediction_id}")

@@ -13,8 +13,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import duckdb
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import sqlalchemy as sa
 
@@ -23,9 +21,10 @@ from tidemill.core.definitions import Label
 from tidemill.core.errors import InvalidError, RefusedError, UnavailableError
 from tidemill.ledger import schema
 from tidemill.ledger.store import Ledger, emit, from_json, to_json
+from tidemill.monitoring.embedded.column import COLUMNS as _COLUMNS
+from tidemill.monitoring.embedded.column import LabelColumn
 from tidemill.monitoring.ports import LabelRow, Observation
 
-_COLUMNS = ("label", "key", "value", "event_us", "known_us", "writer")
 _TABLE = """CREATE TABLE IF NOT EXISTS label_row (
     seq INTEGER PRIMARY KEY, label TEXT NOT NULL, key TEXT NOT NULL, value REAL,
     event_us INTEGER NOT NULL, known_us INTEGER NOT NULL, writer TEXT NOT NULL)"""
@@ -49,7 +48,7 @@ class SqliteLabelStore:
             self._db.execute(f"PRAGMA {pragma}")
         self._db.execute(_TABLE)
         self._db.execute(_ONCE)
-        self._columns: dict[str, _Column] = {}
+        self._columns: dict[str, LabelColumn] = {}
 
     def write(self, rows: Sequence[LabelRow] | pa.Table) -> int:
         with self._lock:
@@ -63,13 +62,20 @@ class SqliteLabelStore:
                 raise
             return self._db.total_changes - before
 
-    def as_of(self, label: str, at_us: int, *, from_event_us: int = 0) -> pa.Table:
+    def as_of(self, label: str, at_us: int, *, from_event_us: int = 0, writers: Sequence[str] = ()) -> pa.Table:
         with self._lock:
-            column = self._columns.setdefault(label, _Column())
-            query = "SELECT seq, key, value, event_us, known_us FROM label_row WHERE seq > ? AND label = ? ORDER BY seq"
-            if fresh := self._db.execute(query, (column.seen, label)).fetchall():
-                column.extend(fresh)
-            return column.as_of(at_us, from_event_us)
+            return self._caught_up(label).as_of(at_us, from_event_us, tuple(writers))
+
+    def statements(self, label: str, at_us: int) -> pa.Table:
+        with self._lock:
+            return self._caught_up(label).statements(label, at_us)
+
+    def _caught_up(self, label: str) -> LabelColumn:
+        column = self._columns.setdefault(label, LabelColumn())
+        query = "SELECT seq, key, value, event_us, known_us, writer FROM label_row WHERE seq > ? AND label = ? ORDER BY seq"
+        if fresh := self._db.execute(query, (column.seen, label)).fetchall():
+            column.extend(fresh)
+        return column
 
     def history(self, label: str, key: str) -> list[LabelRow]:
         query = "SELECT label, key, value, event_us, known_us, writer FROM label_row WHERE key = ? AND label = ? ORDER BY known_us, seq"
@@ -82,43 +88,6 @@ class SqliteLabelStore:
     def close(self) -> None:
         """Let go of the file."""
         self._db.close()
-
-
-class _Column:
-    """Statements of one label in write order; `code` numbers the keys by first appearance."""
-
-    def __init__(self) -> None:
-        self.seen = 0
-        self._codes: dict[str, int] = {}
-        self._keys: list[str] = []
-        self._code = self._event = self._known = self._by_known = np.empty(0, dtype=np.int64)
-        self._value: npt.NDArray[np.float64] = np.empty(0)
-
-    def extend(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Take (seq, key, value, event_us, known_us) rows, in write order."""
-        seqs, keys, values, events, known = zip(*rows, strict=True)
-        self.seen = seqs[-1]
-        for key in keys:
-            if key not in self._codes:
-                self._codes[key] = len(self._keys)
-                self._keys.append(key)
-        codes = np.fromiter(map(self._codes.__getitem__, keys), dtype=np.int64, count=len(keys))
-        self._code = np.concatenate([self._code, codes])
-        self._value = np.concatenate([self._value, np.array(values, dtype=np.float64)])
-        self._event = np.concatenate([self._event, np.array(events, dtype=np.int64)])
-        self._known = np.concatenate([self._known, np.array(known, dtype=np.int64)])
-        self._by_known = np.argsort(self._known, kind="stable")
-
-    def as_of(self, at_us: int, from_event_us: int) -> pa.Table:
-        """The newest known statement of each key, ties to the later write; nulls are no label."""
-        visible = self._by_known[: int(np.searchsorted(self._known[self._by_known], at_us, side="right"))]
-        newest = np.full(len(self._keys), -1, dtype=np.int64)
-        newest[self._code[visible]] = visible  # of repeated positions the last assignment stays
-        rows = newest[newest >= 0]
-        rows = rows[(self._event[rows] >= from_event_us) & ~np.isnan(self._value[rows])]
-        names = [self._keys[code] for code in self._code[rows].tolist()]
-        columns = [pa.array(names, pa.string()), self._value[rows], self._event[rows], self._known[rows]]
-        return pa.table(columns, names=["key", "value", "event_us", "known_us"])
 
 
 def _tuples(rows: Sequence[LabelRow] | pa.Table) -> Iterator[tuple[Any, ...]]:
