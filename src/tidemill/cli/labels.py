@@ -158,7 +158,7 @@ def _stated(record: Mapping[str, Any]) -> Stated:
 
     value = record.get("value")
     try:
-        number = None if value in (None, "") else float(value)  # type: ignore[arg-type]
+        number = None if value in (None, "") else float(value)
     except (TypeError, ValueError):
         raise InvalidError(f"the label of {record['key']!r} is {value!r}; it must be a number, or empty to take it back") from None
     return Stated(str(record["key"]), number, _us(record.get("event")), _us(record.get("known")))
