@@ -6,6 +6,7 @@ python docs/hooks/reference.py
 import ast
 import inspect
 import re
+import tomllib
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -20,7 +21,43 @@ NOTE = "<!-- written by docs/hooks/reference.py; change the code, then run `make
 
 def pages() -> dict[str, str]:
     """Every generated page: its file's name and its text."""
-    return {"cli.md": cli(), "config.md": config(), "errors.md": errors(), "ports.md": ports(), "http-api.md": http_api()}
+    return {
+        "cli.md": cli(),
+        "config.md": config(),
+        "errors.md": errors(),
+        "ports.md": ports(),
+        "http-api.md": http_api(),
+        "support-matrix.md": support(),
+    }
+
+
+def support() -> str:
+    """What can stand behind each port: what comes along, and what an extra brings."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    out = ["# Support matrix", NOTE, "The scheme of a URL in `stack` chooses what stands behind a [port](ports.md).\n"]
+    out.append("| setting | scheme | comes with |\n|---|---|---|")
+    adapters = {name.partition(".")[2]: entries for name, entries in project["entry-points"].items() if name.startswith("tidemill.")}
+    embedded = _embedded()
+    for setting in dict.fromkeys((*embedded, *adapters)):
+        for scheme in embedded.get(setting, ()):
+            also = ", and a driver that SQLAlchemy finds" if scheme in ("postgresql", "mysql") else ""
+            out.append(f"| `stack.{setting}` | `{scheme}:` | `pip install tidemill`{also} |")
+        for scheme, place in adapters.get(setting, {}).items():
+            extra = place.removeprefix("tidemill.adapters.").partition(".")[0]
+            out.append(f"| `stack.{setting}` | `{scheme}:` | `pip install 'tidemill[{extra}]'` |")
+    return "\n".join(out) + "\n"
+
+
+def _embedded() -> dict[str, list[str]]:
+    """The schemes that the composition root opens itself, by setting."""
+    found: dict[str, list[str]] = {}
+    for node in ast.walk(ast.parse((SRC / "platform" / "root.py").read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "_port":
+            names = [k.arg for k in node.keywords if k.arg]
+            names += [c.value for k in node.keywords if not k.arg for c in ast.walk(k.value) if isinstance(c, ast.Constant)]
+            assert isinstance(node.args[0], ast.Constant)
+            found[str(node.args[0].value)] = [str(n) for n in names]
+    return found
 
 
 def cli() -> str:

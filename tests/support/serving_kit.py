@@ -160,6 +160,7 @@ class Reply:
 
     def __init__(self, body: bytes = b"", pieces: int = 1) -> None:
         self.body, self.status, self.answer, self.pieces, self.read = body, 0, b"", pieces, 0
+        self.headers: list[tuple[str, str]] = []
 
     async def __call__(self) -> bytes:
         self.read = len(self.body)
@@ -173,7 +174,7 @@ class Reply:
 
     def response_bytes(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
         assert not self.status, "answered twice"
-        self.status, self.answer = status, body
+        self.status, self.answer, self.headers = status, body, headers
 
     def json(self) -> Any:
         return httpx.Response(self.status, content=self.answer).json()

@@ -117,6 +117,8 @@ def verify_features(where: tuple[Path, Sequence[str]], service: str | None, from
         click.echo(f"{mark} {report.service}: {report.rows:,} rows, {report.values:,} values, {report.differences:,} differences")
         for column, reason in report.excluded.items():
             click.echo(f"  {column} was not compared: {reason}")
+        if report.degraded:
+            click.echo(f"  {report.degraded:,} rows were answered while features could not be read; they are left out")
         columns = [{"column": name, "differences": n} for name, n in report.by_column.items() if n]
         if columns:
             show_rows(columns, ["column", "differences"], as_json=False)

@@ -36,18 +36,30 @@ def build_console(platform: Platform) -> Any:
 def build_models(platform: Platform) -> Any:
     """The RSGI application: one scorer for each service with a pipeline or a deployment, and the feature server's routes."""
     from tidemill.features import apply_on_demand
-    from tidemill.serving import Pins, Scorer, Tokens, compile_plan
+    from tidemill.serving import DegradedReader, Pins, Scorer, Tokens, compile_plan
     from tidemill.serving.server import build_app
 
     scorers = {}
     for name, service in platform.definitions.services.items():
-        plan = compile_plan(service, platform.reader, apply_on_demand)
-        plan_for = Pins(plan, platform.reader, apply_on_demand).plan_for
+        reader = DegradedReader(service, platform.reader, notify=_events(platform, name))
+        plan = compile_plan(service, reader, apply_on_demand)
+        plan_for = Pins(plan, reader, apply_on_demand).plan_for
         ports = (platform.router, platform.runtime, platform.registry, platform.blobs, platform.log)
         scorers[name] = Scorer(service, plan, *ports, plan_for)
     tokens, settings = Tokens(platform.ledger, platform.clock), _settings(platform)
     known_us = platform.reader.known_us
     return build_app(scorers, tokens, clock=platform.clock, settings=settings, features=_feature_routes(platform), known_us=known_us)
+
+
+def _events(platform: Platform, service: str) -> Any:
+    """Puts what happens to a service's features into the ledger."""
+    from tidemill.ledger.store import emit
+
+    def notify(kind: str, body: Any) -> None:
+        with platform.ledger.write() as db:
+            emit(db, kind, service, body, at_us=platform.clock.now_us())
+
+    return notify
 
 
 def build_features(platform: Platform) -> Any:

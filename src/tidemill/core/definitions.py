@@ -283,6 +283,9 @@ class Service:
 
     `features` mixes feature views, on-demand features and names of request columns (str). Each row of `spine` is served
     once, `lead` before its event time, under the id in column `key`; `pipeline` is called with `until` and returns a model version.
+
+    `degraded` says what to do while features cannot be read: `fail` (503), `default` (`degraded_defaults` by full name, else null),
+    or `last_known` (what was read last for the same keys, at most `degraded_max_age` ago, else as `default`). Such answers say so.
     """
 
     name: str
@@ -295,6 +298,9 @@ class Service:
     gate: Gate = field(default_factory=Gate)
     rollout: Rollout = field(default_factory=Rollout)
     retrain: Sequence[Trigger] = ()
+    degraded: Literal["fail", "default", "last_known"] = "fail"
+    degraded_defaults: Mapping[str, Any] = field(default_factory=dict)
+    degraded_max_age: str = "15m"
     description: str = ""
     owner: str = ""
     tags: tuple[str, ...] = ()
@@ -307,6 +313,14 @@ class Service:
                 f"column {self.key!r} identifies the predictions of service {self.name!r}, so it cannot be personal (pii of table "
                 f"{self.spine.name!r}); use a key that says nothing about a person"
             )
+        self._check_degraded()
+
+    def _check_degraded(self) -> None:
+        if self.degraded not in ("fail", "default", "last_known"):
+            raise InvalidError(f"service {self.name!r}: degraded={self.degraded!r} is not one of fail, default, last_known")
+        parse_duration(self.degraded_max_age)
+        if self.degraded == "fail" and self.degraded_defaults:
+            raise InvalidError(f"service {self.name!r} has degraded_defaults and fails instead; say degraded='default' or 'last_known'")
 
     @property
     def lead_us(self) -> int:

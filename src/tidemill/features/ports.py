@@ -265,6 +265,11 @@ class Served(Protocol):
         """What was asked, with the entity keys."""
         ...
 
+    @property
+    def degraded(self) -> str:
+        """Empty, or what stood for features that could not be read."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Difference:
@@ -279,7 +284,10 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class ParityReport:
-    """Outcome of comparing served rows with the offline path, value by value (floats to 1e-9 relative). `excluded`: columns that were not compared, and why."""
+    """Outcome of comparing served rows with the offline path, value by value (floats to 1e-9 relative). `excluded`: columns that were not compared, and why.
+
+    `degraded`: rows that were left out, as they were answered while features could not be read.
+    """
 
     service: str
     rows: int
@@ -288,3 +296,4 @@ class ParityReport:
     examples: tuple[Difference, ...]
     by_column: Mapping[str, int]
     excluded: Mapping[str, str] = field(default_factory=dict)
+    degraded: int = 0

@@ -49,7 +49,7 @@ def verify(
     """Recompute served rows offline at their own times and compare column by column.
 
     Floats are equal to 1e-9 relative, NaN equals null. Rows that brought all their inputs along are left out, since nothing
-    was looked up for them.
+    was looked up for them, and so are those that were answered while features could not be read (`ParityReport.degraded`).
 
     Args:
         service: what was served.
@@ -69,7 +69,8 @@ def verify(
     whole, private = service, private_columns(service)
     service, excluded = comparable(service, private if mask is None else frozenset())
     needed = [name for name in whole.request_columns if name != AT]
-    stream = (p for p in served if all(name in p.request for name in needed))
+    left_out = [0]
+    stream = (p for p in _undegraded(served, left_out) if all(name in p.request for name in needed))
     for chunk in _chunks(stream, _CHUNK):
         expected = recompute(service, chunk, offline, scans)
         rows += len(chunk)
@@ -87,7 +88,16 @@ def verify(
                     found.setdefault(column, []).append(Found(chunk[places[i]], column, given[column][i], wanted[int(i)].as_py()))
         progress(rows)
     examples = [e for name, column in found.items() for e in _explained(service, column, offline, scans, hidden=name in private)]
-    return ParityReport(service.name, rows, values, sum(by_column.values()), tuple(examples), by_column, excluded)
+    return ParityReport(service.name, rows, values, sum(by_column.values()), tuple(examples), by_column, excluded, left_out[0])
+
+
+def _undegraded(served: Iterable[Served], count: list[int]) -> Iterator[Served]:
+    """Those whose features were read; the others say already that they are not equal, and are counted."""
+    for prediction in served:
+        if prediction.degraded:
+            count[0] += 1
+        else:
+            yield prediction
 
 
 def comparable(service: Service, hidden: frozenset[str] = frozenset()) -> tuple[Service, dict[str, str]]:

@@ -36,6 +36,6 @@ def verify_served(
     with loop.ledger.write() as db:
         body = asdict(report) | {"from_us": from_us, "until_us": until_us, "at_us": now}
         upsert(db, schema.state, {"name": f"parity:{service.name}", "value": to_json(body), "at_us": now})
-        counts = {"rows": report.rows, "values": report.values, "differences": report.differences}
+        counts = {"rows": report.rows, "values": report.values, "differences": report.differences, "degraded": report.degraded}
         emit(db, "features.verified", service.name, counts, at_us=now, actor=loop.actor)
     return report

@@ -138,3 +138,5 @@ class Endpoint:
     def _count(self, group: Sequence[Prediction]) -> None:
         for prediction in group:
             self.metrics.predictions[prediction.version, prediction.role] += 1
+            if prediction.degraded:
+                self.metrics.degraded[prediction.degraded] += 1

@@ -13,6 +13,7 @@ from tidemill.core.errors import ConflictError, InvalidError, NotFoundError, Ref
 logger = logging.getLogger(__name__)
 JSON = [("content-type", "application/json")]
 CLOSING = [*JSON, ("connection", "close")]
+_RETRY = ("retry-after", "1")
 TEXT = [("content-type", "text/plain; version=0.0.4; charset=utf-8")]
 _DRAIN = 64 << 20
 
@@ -95,6 +96,12 @@ def failure(error: BaseException) -> tuple[int, bytes]:
             return status, msgspec.json.encode({"error": str(error)})
     logger.error("request.failed", exc_info=error)
     return 500, b'{"error":"the server failed on this request; its log says why"}'
+
+
+def headers_of(status: int, *, closing: bool = False) -> list[tuple[str, str]]:
+    """Headers of a JSON answer; an unavailable service says when to ask again."""
+    headers = CLOSING if closing else JSON
+    return [*headers, _RETRY] if status == 503 else headers
 
 
 async def read_body(length: str | None, http: Http, limit: int) -> bytes:

@@ -49,6 +49,7 @@ class ServiceMetrics:
         self.requests = 0
         self.errors: Counter[int] = Counter()
         self.predictions: Counter[tuple[int, str]] = Counter()
+        self.degraded: Counter[str] = Counter()
         self.latency = Histogram(LATENCY_S)
         self.batch = Histogram(BATCH)
 
@@ -88,6 +89,7 @@ _HELP = (
     ("requests_total", "counter", "infer requests received"),
     ("errors_total", "counter", "infer requests refused or failed, by status"),
     ("predictions_total", "counter", "rows answered, by model version and role"),
+    ("degraded_total", "counter", "rows answered without the features of the online store, by what stood for them"),
     ("latency_seconds", "histogram", "time from the body's arrival to the answer, logging included"),
     ("batch_rows", "histogram", "rows scored together"),
 )
@@ -101,6 +103,8 @@ def _lines(name: str, labels: str, metrics: ServiceMetrics) -> Iterator[str]:
         yield from (f'{full}{{{labels},status="{status}"}} {n}' for status, n in sorted(metrics.errors.items()))
     elif name == "predictions_total":
         yield from (f'{full}{{{labels},version="{v}",role="{role}"}} {n}' for (v, role), n in sorted(metrics.predictions.items()))
+    elif name == "degraded_total":
+        yield from (f'{full}{{{labels},mode="{mode}"}} {n}' for mode, n in sorted(metrics.degraded.items()))
     elif name == "latency_seconds":
         yield from metrics.latency.lines(full, labels)
     else:

@@ -68,6 +68,7 @@ class Pages:
             name: {
                 "serves": [{"version": d.version, "role": d.role, "weight": d.weight} for d in e.scorer.lineup.deployments],
                 "problem": e.problem or None,
+                "features": e.scorer.plan.problem or "ok",
                 "refused": dict(e.scorer.lineup.failures),
             }
             for name, e in self._endpoints.items()
@@ -85,6 +86,7 @@ class Pages:
         gauges: dict[str, dict[str, Any]] = {
             "deployment_weight": weights,
             "feature_lag_seconds": {f'view="{view}"': lag for view, lag in self._lags().items()},
+            "features_unavailable": {f'service="{name}"': int(bool(e.scorer.plan.problem)) for name, e in self._endpoints.items()},
         }
         services, now, ever = self._services(), self._now(), self._ever()
         if self.board is not None:

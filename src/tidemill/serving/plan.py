@@ -17,10 +17,24 @@ from tidemill.core.definitions import Service
 from tidemill.core.errors import InvalidError
 from tidemill.core.instants import parse_instant, to_us
 from tidemill.features.ports import AT, FeatureReader
+from tidemill.serving.degraded import DegradedReader, DegradedValues
 
 Arrays = dict[str, npt.NDArray[Any]]
 OnDemandFunction = Callable[[Service, Arrays], Arrays]
 """`tidemill.features.apply_on_demand`: computes the service's on-demand features from columns, in their order."""
+
+
+class DegradedInputs(tuple[Any, ...]):  # noqa: SLOT001 - a tuple of any length cannot have slots
+    """Model inputs of one request whose features could not be read. `mode`: what stands for them."""
+
+    mode: str
+
+    @classmethod
+    def made(cls, row: tuple[Any, ...], mode: str) -> DegradedInputs:
+        """Mark a row."""
+        marked = cls(row)
+        marked.mode = mode
+        return marked
 
 
 class Plan:
@@ -65,6 +79,7 @@ class Plan:
 
         Raises:
             InvalidError: a request lacks a column, or one has a value of the wrong kind; names it.
+            UnavailableError: features cannot be read, and the service is to fail then. Else such rows are `DegradedInputs`.
         """
         out: list[tuple[Any, ...]] = [()] * len(requests)
         groups: dict[int, list[int]] = {}
@@ -75,13 +90,20 @@ class Plan:
                 self._check(request)
                 groups.setdefault(at_us[i], []).append(i)
         found: list[tuple[int, dict[str, Any]]] = []
+        degraded: dict[int, str] = {}
         for at, places in groups.items():
             asked = [requests[i] for i in places]
             looked_up = self._processor.read(self.service.views, asked, at) if self.service.views else [{} for _ in asked]
             found += [(i, {**requests[i], **values, AT: at}) for i, values in zip(places, looked_up, strict=True)]
+            degraded |= {i: values.mode for i, values in zip(places, looked_up, strict=True) if isinstance(values, DegradedValues)}
         for (i, _values), row in zip(found, self._rows([values for _i, values in found]), strict=True):
-            out[i] = row
+            out[i] = row if i not in degraded else DegradedInputs.made(row, degraded[i])
         return out
+
+    @property
+    def problem(self) -> str:
+        """Why features cannot be read now; empty when they can."""
+        return self._processor.reason if isinstance(self._processor, DegradedReader) else ""
 
     def _check(self, request: Mapping[str, Any]) -> None:
         if missing := [name for name in self._carried if name not in request]:

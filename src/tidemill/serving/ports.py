@@ -73,7 +73,10 @@ class Router(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One scored row. `values` are the model's inputs in `columns` order as used; `shadow` scores by a deployment that did not answer have role shadow."""
+    """One scored row. `values` are the model's inputs in `columns` order as used; `shadow` scores by a deployment that did not answer have role shadow.
+
+    `degraded`: empty, or what stood for features that could not be read, `default` or `last_known`.
+    """
 
     id: str
     service: str
@@ -86,6 +89,7 @@ class Prediction:
     values: tuple[Any, ...]
     request: Mapping[str, Any] = field(default_factory=dict)
     latency_us: int = 0
+    degraded: str = ""
 
 
 class PredictionLog(Protocol):

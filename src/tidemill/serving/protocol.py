@@ -255,10 +255,15 @@ def answer(call: Call, model: str, answers: Sequence[Any], logged: bool | str) -
             "model_name": model,
             "model_version": str(first.version),
             "id": call.id,
-            "parameters": {"role": "mixed" if mixed else first.role, "logged": logged},
+            "parameters": {"role": "mixed" if mixed else first.role, "logged": logged, **_degraded(answers)},
             "outputs": outputs,
         }
     )
+
+
+def _degraded(answers: Sequence[Any]) -> dict[str, str]:
+    modes = {a.degraded for a in answers} - {""}
+    return {"degraded": modes.pop() if len(modes) == 1 else "mixed"} if modes else {}
 
 
 def metadata(plan: Plan, versions: Sequence[int], texts: frozenset[str]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from tidemill.core.definitions import Service
 from tidemill.core.errors import CorruptError, InvalidError, TidemillError, UnavailableError, not_found
 from tidemill.registry.ports import ModelRegistry
 from tidemill.serving.pins import PlanFor
-from tidemill.serving.plan import Plan
+from tidemill.serving.plan import DegradedInputs, Plan
 from tidemill.serving.ports import Deployment, LoadedModel, Prediction, PredictionLog, Role, Router, Runtime
 from tidemill.versioning.ports import BlobStore
 
@@ -236,7 +236,20 @@ class Scorer:
         latency_us = (perf_counter_ns() - started) // 1000
         service, model, version, columns = self.service.name, deployment.model, deployment.version, self.plan_of(lineup, deployment).columns
         return [
-            Prediction(key, service, model, version, role, at, score, columns, values, request, latency_us)
+            Prediction(
+                key,
+                service,
+                model,
+                version,
+                role,
+                at,
+                score,
+                columns,
+                values,
+                request,
+                latency_us,
+                values.mode if isinstance(values, DegradedInputs) else "",
+            )
             for key, values, request, at, score in zip(*rows, scores, strict=True)
         ]
 

@@ -19,7 +19,7 @@ from tidemill.serving import protocol
 from tidemill.serving.board import Board
 from tidemill.serving.endpoint import Endpoint
 from tidemill.serving.feast import FeatureRoutes
-from tidemill.serving.http import CLOSING, JSON, Http, MethodError, Settings, UnauthorisedError, failure, read_body
+from tidemill.serving.http import JSON, Http, MethodError, Settings, UnauthorisedError, failure, headers_of, read_body
 from tidemill.serving.pages import Pages, Reply, described, reply
 from tidemill.serving.ports import PredictionLog
 from tidemill.serving.score import Scorer
@@ -178,7 +178,7 @@ class ModelServer:
             status, headers, body = await self._other(scope, http)
         except Exception as error:  # noqa: BLE001 - the boundary of the process: every error becomes an answer
             status, body = failure(error)
-            headers = JSON
+            headers = headers_of(status)
         if body:
             http.response_bytes(status, headers, body)
 
@@ -202,7 +202,7 @@ class ModelServer:
             counts.errors[status] += 1
         finally:
             self.in_flight -= 1
-        http.response_bytes(status, CLOSING if self.stopping else JSON, body)
+        http.response_bytes(status, headers_of(status, closing=self.stopping), body)
         counts.latency.observe(perf_counter() - started)
 
     def _authorise(self, scope: Any, action: Action) -> None:

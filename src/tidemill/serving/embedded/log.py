@@ -19,14 +19,15 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS columns (id INTEGER PRIMARY KEY, names TEXT NOT NULL UNIQUE);
 CREATE TABLE IF NOT EXISTS prediction (
     seq INTEGER PRIMARY KEY, id TEXT NOT NULL, service TEXT NOT NULL, model TEXT NOT NULL, version INTEGER NOT NULL, role INTEGER NOT NULL,
-    at_us INTEGER NOT NULL, score REAL, columns INTEGER NOT NULL, inputs BLOB NOT NULL, request BLOB NOT NULL, latency_us INTEGER NOT NULL);
+    at_us INTEGER NOT NULL, score REAL, columns INTEGER NOT NULL, inputs BLOB NOT NULL, request BLOB NOT NULL, latency_us INTEGER NOT NULL, degraded INTEGER NOT NULL DEFAULT 0);
 CREATE UNIQUE INDEX IF NOT EXISTS prediction_once ON prediction (id, version, role, service);
 CREATE INDEX IF NOT EXISTS prediction_time ON prediction (service, at_us);
 """
-_FIELDS = "id, service, model, version, role, at_us, score, columns, inputs, request, latency_us"
+_FIELDS = "id, service, model, version, role, at_us, score, columns, inputs, request, latency_us, degraded"
 _ROLES: tuple[Role, ...] = ("live", "canary", "shadow")
 _CODE = {role: code for code, role in enumerate(_ROLES)}
-_ONE = "(?,?,?,?,?,?,?,?,?,?,?)"
+_ONE = "(?,?,?,?,?,?,?,?,?,?,?,?)"
+_DEGRADED = ("", "default", "last_known")
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
 _Row = tuple[Any, ...]
@@ -63,6 +64,8 @@ class SqlitePredictionLog:
             Path(self._path).parent.mkdir(parents=True, exist_ok=True)
             self._writer = self._open()
             self._writer.executescript(_SCHEMA)
+            if "degraded" not in {row[1] for row in self._writer.execute("PRAGMA table_info(prediction)")}:
+                self._writer.execute("ALTER TABLE prediction ADD COLUMN degraded INTEGER NOT NULL DEFAULT 0")
         except (sqlite3.Error, OSError) as error:
             raise UnavailableError(
                 f"the prediction log {self._path} cannot be opened: {error}; check the disk and its permissions"
@@ -138,8 +141,10 @@ class SqlitePredictionLog:
 
     def _prediction(self, row: _Row) -> Prediction:
         score, *values = _decode(row[8])  # the column of scores is for queries: SQLite turns -0.0 into 0 and NaN into null
-        names = self._names(row[7])
-        return Prediction(row[0], row[1], row[2], row[3], _ROLES[row[4]], row[5], score, names, tuple(values), _decode(row[9]), row[10])
+        names, mode = self._names(row[7]), _DEGRADED[row[11]]
+        return Prediction(
+            row[0], row[1], row[2], row[3], _ROLES[row[4]], row[5], score, names, tuple(values), _decode(row[9]), row[10], mode
+        )
 
     def read(
         self, service: str, *, from_us: int = 0, until_us: int | None = None, roles: Iterable[Role] | None = None
@@ -184,7 +189,20 @@ def _row(p: Prediction) -> _Row:
         inputs, request = _encode((p.score, *p.values)), _encode(p.request)
     except (TypeError, OverflowError) as error:
         raise InvalidError(f"prediction {p.id!r} cannot be logged: {error}; inputs are texts, numbers, times and None") from error
-    return (p.id, p.service, p.model, p.version, _CODE[p.role], p.at_us, p.score, p.columns, inputs, request, p.latency_us)
+    return (
+        p.id,
+        p.service,
+        p.model,
+        p.version,
+        _CODE[p.role],
+        p.at_us,
+        p.score,
+        p.columns,
+        inputs,
+        request,
+        p.latency_us,
+        _DEGRADED.index(p.degraded),
+    )
 
 
 def _pieces(n: int) -> Iterator[tuple[int, int]]:
