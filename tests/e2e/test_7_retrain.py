@@ -145,7 +145,7 @@ def test_a_model_that_passes_offline_and_is_wrong_online_is_rolled_back(story: S
     service = platform.definitions.service()
     plan = compile_plan(service, platform.processor, apply_on_demand)
     scorer = Scorer(service, plan, platform.router, runtime, platform.registry, platform.blobs, platform.log)
-    lane = history.Lane("weekly", platform.loop, scorer)
+    lane = history.LocalLane("weekly", platform.loop, scorer)
     past = world.from_tables(platform.definitions.tables, platform.tables.scan)
     with original.ledger.read() as db:
         batches = [dict(r) for r in db.execute(sa.select(schema.batch)).mappings()]
@@ -156,7 +156,17 @@ def test_a_model_that_passes_offline_and_is_wrong_online_is_rolled_back(story: S
         runtime.broken |= any(d.role == "canary" for d in platform.router.deployments(service.name))
 
     replay = history.Replay(
-        service, clock, past, plan, [lane], "weekly", story.from_us, story.from_us + 21 * DAY_US, story.from_us - 3 * DAY_US, ingest=False
+        platform.loop,
+        service,
+        clock,
+        past,
+        plan,
+        [lane],
+        "weekly",
+        story.from_us,
+        story.from_us + 21 * DAY_US,
+        story.from_us - 3 * DAY_US,
+        ingest=False,
     )
     history.run(replay, canary)
     assert runtime.broken, "a challenger passed the gate and the shadow, and became a canary"

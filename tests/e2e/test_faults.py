@@ -98,8 +98,10 @@ def _mortal(function: Callable[..., Any], seen: set[object], *, before: bool) ->
     """A function that kills its process the first time it is called with these times, from the first served tick on."""
 
     def call(*args: Any) -> Any:
-        when = tuple(a for a in args if isinstance(a, int))
-        if when in seen or max(when) < parse_instant(FROM):
+        turns = [t for a in args if isinstance(a, history.Turn) for t in (a.now, a.until)]
+        times = [a for a in args if isinstance(a, int)] + turns
+        when = (*times, *(a for a in args if isinstance(a, str)))
+        if when in seen or max(times) < parse_instant(FROM):
             return function(*args)
         seen.add(when)
         if not before:
@@ -113,7 +115,8 @@ def _mortal(function: Callable[..., Any], seen: set[object], *, before: bool) ->
     ("module", "name", "before"),
     [
         (history, "_mark", True),  # a whole tick done, and who went live by it would answer the tick once more
-        pytest.param(history, "_share_batches", True, marks=pytest.mark.slow),  # published, but the other policies do not know it yet
+        pytest.param(history, "_in_all", True, marks=pytest.mark.slow),  # published, but no policy knows it yet
+        pytest.param(history, "_in_all", False, marks=pytest.mark.slow),  # this policy is through, those of other processes may be
         pytest.param(loop, "monitor", True, marks=pytest.mark.slow),
         pytest.param(loop, "monitor", False, marks=pytest.mark.slow),
     ],
@@ -133,13 +136,14 @@ def test_every_tick_killed_at_its_weakest_points(
     assert differences(undisturbed.state, end_state(project)) == []
 
 
-def test_a_reconciler_killed_within_a_run_ends_the_run_once(tmp_path: Path) -> None:
+def test_a_trainer_and_a_reconciler_killed_within_a_run_end_the_run_once(tmp_path: Path) -> None:
     days = (datetime.now(UTC) - datetime(2024, 1, 12, tzinfo=UTC)).days  # held out: the present's last days have no rows
     slow = {"import lightgbm as lgb": "import time\n\nimport lightgbm as lgb", "    x, y = tm": "    time.sleep(1)\n    x, y = tm"}
     project = small_project(tmp_path / "kitchen", **slow, **{'last="5d"': f'last="{days}d"'})
     ledger, said = project / ".tidemill" / "ledger.db", tmp_path / "said"
-    line = command(
-        "reconciler", "--project", project, "-o", "retraining=never", "-o", "retraining.tick=1s", module="tidemill.cli.processes"
+    reconciler, trainer = (
+        command(name, "--project", project, "-o", "retraining=never", "-o", "retraining.tick=1s", module="tidemill.cli.processes")
+        for name in ("reconciler", "trainer")
     )
 
     def steps(*status: str) -> dict[str, dict[str, Any]]:
@@ -149,14 +153,15 @@ def test_a_reconciler_killed_within_a_run_ends_the_run_once(tmp_path: Path) -> N
             return {}
         return {row["step"]: row for row in found if row["status"] in status}
 
-    with running(line, said) as first:
-        eventually(lambda: "fit" in steps("running"), first, said)
-        first.kill()
-        first.wait()
+    with running(reconciler, said) as first, running(trainer, said) as training:
+        eventually(lambda: "fit" in steps("running"), training, said)
+        for process in (training, first):
+            process.kill()
+            process.wait()
     done = steps("finished")
     assert "training_set" in done
     assert [row["status"] for row in rows(ledger, "SELECT * FROM run")] == ["running"]
-    with running(line, said) as second:
+    with running(reconciler, said) as second, running(trainer, said):
         eventually(lambda: bool(rows(ledger, "SELECT * FROM deployment WHERE role = 'live'")), second, said)
         second.send_signal(signal.SIGTERM)
         assert second.wait(30) == 0

@@ -14,7 +14,7 @@ from tidemill.cli.exits import code_of, explain
 
 COMMANDS = {
     "init": ("project", "Write a small working project."),
-    "up": ("up", "Start console, API, model server and reconciler."),
+    "up": ("up", "Start console, API, model server, reconciler and trainer."),
     "demo": ("project", "Replay the New York flights of 2013 through the whole loop."),
     "replay": ("retraining", "Try retraining policies on history."),
     "ingest": ("ingestion", "Take in new rows: audit, then publish."),

@@ -1,4 +1,4 @@
-"""The processes that `tidemill up` keeps alive: `python -m tidemill.cli.processes api|server|reconciler --project …`."""
+"""The processes that `tidemill up` keeps alive: `python -m tidemill.cli.processes api|server|reconciler|trainer --project …`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,11 +22,16 @@ if TYPE_CHECKING:
     from tidemill.platform.root import Platform
 
 TURN = "reconciler-turn"
+LOOK_S = 1.0
+"""How often the trainer looks for a cause whose run is to be made."""
 logger = logging.getLogger("tidemill.up")
 
 
+_NAMES = ("api", "server", "reconciler", "trainer")
+
+
 @click.command()
-@click.argument("name", type=click.Choice(["api", "server", "reconciler"]))
+@click.argument("name", type=click.Choice(list(_NAMES)))
 @project_options
 @click.option("--supervised", is_flag=True, help="Stop when standard input ends.")
 def process(name: str, project: Path, overrides: Sequence[str], supervised: bool) -> None:
@@ -61,20 +67,41 @@ def server(project: Path, overrides: Sequence[str]) -> None:
 
 
 def reconciler(project: Path, overrides: Sequence[str]) -> None:
-    """The loop in the present, at lower priority than serving."""
+    """The loop in the present, but for the trainings: what is due is recorded and left to the trainer, so rollouts never wait for one."""
+    from dataclasses import replace
+
     from tidemill.retraining import loop
 
-    if hasattr(os, "nice"):
-        os.nice(10)
+    _yield_to_serving(5)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     with opened(project, overrides) as platform:
         pause_s = parse_duration(platform.config.retraining.tick) / SECOND_US
+        apart = replace(platform.loop, launch=loop.leave)
         while not stop.is_set():
             now = platform.clock.now_us()
-            loop.tick(platform.loop, _last_turn(platform, now))
+            loop.tick(apart, _last_turn(platform, now))
             _remember_turn(platform, now)
             stop.wait(pause_s)
+
+
+def trainer(project: Path, overrides: Sequence[str]) -> None:
+    """Makes the runs that the reconciler recorded a cause for, one after the other.
+
+    A stop ends it at once, wherever it is: the run stays open in the ledger, and the next trainer goes on behind its finished steps.
+    """
+    from tidemill.retraining import loop
+
+    _yield_to_serving(10)
+    with opened(project, overrides) as platform:
+        while True:
+            loop.train_open(platform.loop)
+            time.sleep(LOOK_S)
+
+
+def _yield_to_serving(by: int) -> None:
+    if hasattr(os, "nice"):
+        os.nice(by)
 
 
 def _last_turn(platform: Platform, now: int) -> int:
@@ -94,7 +121,7 @@ def _remember_turn(platform: Platform, now: int) -> None:
         upsert(db, schema.state, {"name": TURN, "value": to_json({"at_us": now}), "at_us": now})
 
 
-_PROCESSES: dict[str, Callable[[Path, Sequence[str]], None]] = {"api": api, "server": server, "reconciler": reconciler}
+_PROCESSES: dict[str, Callable[[Path, Sequence[str]], None]] = {"api": api, "server": server, "reconciler": reconciler, "trainer": trainer}
 
 
 def main() -> None:

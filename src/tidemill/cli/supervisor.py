@@ -20,6 +20,7 @@ from time import monotonic
 from typing import IO, Any
 
 from tidemill.core.errors import ConflictError, UnavailableError
+from tidemill.platform.lock import alone
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S, HEALTHY_S, DRAIN_S, LOG_BYTES = 0.5, 30.0, 60.0, 20.0, 10_000_000
 Address = tuple[str, int]
@@ -28,18 +29,9 @@ Address = tuple[str, int]
 @contextmanager
 def only_one(home: Path) -> Iterator[None]:
     """Hold the home's lock. Raises `ConflictError` when another `tidemill up` has it."""
-    home.mkdir(parents=True, exist_ok=True)
-    with (home / "up.lock").open("w") as lock:
-        try:
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # Windows: the ports still collide
-            pass
-        except OSError as error:
-            raise ConflictError(
-                f"another `tidemill up` already runs on {home}; stop it first, or use another home with -o home=…"
-            ) from error
+    with alone(home / "up.lock") as mine:
+        if not mine:
+            raise ConflictError(f"another `tidemill up` already runs on {home}; stop it first, or use another home with -o home=…")
         yield
 
 

@@ -1,4 +1,4 @@
-"""tidemill up: API with console, model server and reconciler, kept alive until Ctrl-C."""
+"""tidemill up: API with console, model server, reconciler and trainer, kept alive until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CONSOLE = "console"
 )
 @click.option("--no-reconciler", is_flag=True, help="Serve and show only; nothing is ingested, trained or rolled out.")
 def up_command(project: Path, overrides: Sequence[str], port: int | None, serving_port: int | None, no_reconciler: bool) -> int:
-    """Start console, API, model server and reconciler; those that die are started again. Ctrl-C lets requests finish and stops all."""
+    """Start console, API, model server, reconciler and trainer; those that die are started again. Ctrl-C lets requests finish and stops all."""
     from tidemill.cli.supervisor import Supervisor, check_ports, only_one
 
     given = [*overrides]
@@ -41,7 +41,7 @@ def up_command(project: Path, overrides: Sequence[str], port: int | None, servin
             if secret:
                 click.echo(f"token    {click.style(secret, bold=True)}   shown only now; it is stored as a hash")
                 click.echo("         export TIDEMILL_TOKEN with it for `tidemill predict`; the console asks for it once")
-            names = ["api", "server", *([] if no_reconciler else ["reconciler"])]
+            names = ["api", "server", *([] if no_reconciler else ["reconciler", "trainer"])]
             return Supervisor(names, root, given, home / "log", addresses, say=lambda text: click.echo(text, err=True)).run()
 
 

@@ -19,7 +19,7 @@ from tidemill.ledger.store import Ledger, from_json
 from tidemill.pipelines import keys, record
 from tidemill.pipelines.closure import closure
 from tidemill.pipelines.ports import Codec, Graph, Node, Ref, RunResult, Step, StepContext, StepPlan, using
-from tidemill.pipelines.record import Record
+from tidemill.pipelines.record import Earlier, Record
 from tidemill.pipelines.storage import Description, Storage
 from tidemill.pipelines.trace import refs, replace
 from tidemill.versioning.ports import BlobStore
@@ -147,12 +147,12 @@ class LocalExecutor:
         graph: Graph,
         book: Record,
         outputs: _Outputs,
-        earlier: Mapping[str, tuple[str, dict[str, Any]]],
+        earlier: Mapping[str, Earlier],
         force: Sequence[str],
     ) -> int:
         """Bring one node's output about; 1 if its function was called."""
         context = self._context(node, graph, book.run_id)
-        parts = self._parts(node, context, outputs)
+        parts = self._resumed(node, earlier.get(node.id), outputs) or self._parts(node, context, outputs)
         context.key = key = keys.cache_key(parts)
         inputs = {name: outputs.description(ref) for name, value in node.args.items() for ref in refs(value)}
         context.digests = {name: outputs.digest(value) for name, value in node.args.items() if isinstance(value, Ref)}
@@ -160,7 +160,7 @@ class LocalExecutor:
         if found is None:
             book.node_started(node, key, parts, self._clock.now_us())
             found = self._call(node, context, book, outputs)
-        elif node.id not in earlier or earlier[node.id][0] != key:
+        elif node.id not in earlier or earlier[node.id].key != key:
             if found.get("metrics"):
                 self._ledger.log_metrics(book.run_id, [(n, s, float(v)) for n, s, v in found["metrics"]], at_us=self._clock.now_us())
             book.node_cached(node, key, parts, found, self._clock.now_us())
@@ -169,12 +169,10 @@ class LocalExecutor:
         book.note(node, found, inputs, _parameters(node, inputs))
         return ran
 
-    def _find(
-        self, node: Node, key: str, book: Record, earlier: Mapping[str, tuple[str, dict[str, Any]]], force: Sequence[str]
-    ) -> dict[str, Any] | None:
+    def _find(self, node: Node, key: str, book: Record, earlier: Mapping[str, Earlier], force: Sequence[str]) -> dict[str, Any] | None:
         mine = earlier.get(node.id)
-        if mine is not None and mine[0] == key and self._storage.present(mine[1]):
-            return mine[1]
+        if mine is not None and mine.key == key and self._storage.present(mine.output):
+            return mine.output
         if node.step.reads_world or node.step.name in force:
             return None
         found = book.cached(key)
@@ -196,6 +194,13 @@ class LocalExecutor:
         book.node_finished(node, context.key, kept, wall_ms, self._clock.now_us())
         outputs.values[node.id] = value
         return kept
+
+    def _resumed(self, node: Node, earlier: Earlier | None, outputs: _Outputs) -> dict[str, Any] | None:
+        """The key's parts of a node that an earlier attempt at the run finished: a run goes on in the world it read, whatever came since."""
+        if earlier is None or not self._storage.present(earlier.output):
+            return None
+        parts = keys.key_parts(node, outputs.digest, earlier.versions)
+        return parts if keys.cache_key(parts) == earlier.key else None
 
     def _parts(self, node: Node, context: StepContext, outputs: _Outputs) -> dict[str, Any]:
         versions: Mapping[str, Any] = {}

@@ -192,7 +192,7 @@ class Executor(Protocol):
 
     Guarantees, each checked by `tidemill.testing.pipelines.ExecutorContract`:
         cached: a node whose key (code closure, input digests, parameters, external versions) was finished before does not run again.
-        resumable: kill -9 at any point; the next run of the same graph uses every finished node.
+        resumable: kill -9 at any point; the next run of the same graph uses every finished node, though what it read moved on.
         minimal: a node runs exactly if its key is new; equal outputs cut the rest off early.
         recorded: run, nodes, keys, parameters, code and environment are in the ledger before a node starts and after it ends.
         failing: an error ends the run as failed, names the node, and keeps what finished.

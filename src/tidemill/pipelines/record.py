@@ -23,6 +23,15 @@ _FINISH = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """What an earlier attempt at a run left of a node: its key, where its output is kept, and the versions of the world that it read."""
+
+    key: str
+    output: dict[str, Any]
+    versions: Mapping[str, Any]
+
+
 @dataclass(slots=True)
 class Record:
     """The ledger's rows of one run. Rows of cached nodes wait for the next transaction, because nothing is lost with them."""
@@ -58,12 +67,13 @@ class Record:
             if before != "running":  # one that was killed goes on; it started once
                 emit(db, "run.started", self.run_id, {"pipeline": self.graph.pipeline, "service": service, "cause": cause_id}, at_us=at_us)
 
-    def finished_nodes(self) -> dict[str, tuple[str, dict[str, Any]]]:
-        """Cache key and output of the nodes that an earlier attempt at this run finished."""
+    def finished_nodes(self) -> dict[str, Earlier]:
+        """The nodes that an earlier attempt at this run finished."""
         step = schema.step_run.c
-        query = sa.select(step.node, step.cache_key, step.output).where(step.run_id == self.run_id, step.status.in_(("finished", "cached")))
+        query = sa.select(step.node, step.cache_key, step.output, step.key_parts)
         with self.ledger.read() as db:
-            return {node: (key, from_json(output)) for node, key, output in db.execute(query)}
+            rows = db.execute(query.where(step.run_id == self.run_id, step.status.in_(("finished", "cached")))).all()
+        return {node: Earlier(key, from_json(output), from_json(parts).get("versions") or {}) for node, key, output, parts in rows}
 
     def cached(self, key: str) -> dict[str, Any] | None:
         """The output kept under a cache key."""

@@ -22,6 +22,23 @@ def turn(path: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def alone(path: Path) -> Iterator[bool]:
+    """Hold the lock file `path` if nobody else does; gives False at once when another process has it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        try:
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # Windows has no such lock: the ports of `tidemill up` still collide, and a run's steps are kept once
+            pass
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
 def secret_key(path: Path) -> bytes:
     """The 32 random bytes in a file that only its owner reads; made when it is not there. Two processes at once get the same."""
     if not path.exists():

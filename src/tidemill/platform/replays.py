@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,16 +14,13 @@ from tidemill.core.definitions import Service
 from tidemill.core.errors import InvalidError
 from tidemill.core.instants import DAY_US
 from tidemill.ledger import schema
+from tidemill.platform.lanes import Opening, RemoteLane, local_lane
 from tidemill.platform.root import Platform
 
 if TYPE_CHECKING:
-    from tidemill.retraining.replay import Lane, Replay
+    from tidemill.retraining.replay import Replay
 
 Progress = Callable[[int, int, str], None]
-
-
-_ASIDE = 'stack.ledger="sqlite:///${home}/ledger.db"'
-"""Policies but the first have ledgers of their own, wherever the project's is."""
 
 
 def replay(
@@ -56,17 +54,15 @@ def replay(
     """
     from tidemill.retraining import replay as history
 
-    prepared, platforms = prepare(
-        project, from_us=from_us, until_us=until_us, policies=policies, overrides=overrides, service=service, home=home
-    )
-    try:
+    with ExitStack() as opened:
+        prepared = prepare(
+            opened, project, from_us=from_us, until_us=until_us, policies=policies, overrides=overrides, service=service, home=home
+        )
         return history.run(prepared, progress)
-    finally:
-        for platform in reversed(platforms):
-            platform.close()
 
 
 def prepare(
+    opened: ExitStack,
     project: Path,
     *,
     from_us: int,
@@ -75,8 +71,11 @@ def prepare(
     overrides: Sequence[str] = (),
     service: str | None = None,
     home: Path | None = None,
-) -> tuple[Replay, list[Platform]]:
-    """Open a platform per policy, read the world, and set everything up for `tidemill.retraining.replay.run`."""
+) -> Replay:
+    """Open a platform per policy (all but the first in processes of their own), read the world, and set everything up for `history.run`.
+
+    What is opened is closed with `opened`.
+    """
     from tidemill.features import apply_on_demand
     from tidemill.retraining import loop as stages
     from tidemill.retraining import replay as history
@@ -87,40 +86,33 @@ def prepare(
         raise InvalidError("the replay would end before it starts; --to must be after --from")
     names = list(dict.fromkeys(policies))
     clock = ReplayClock(0)
-    main = Platform.open(project, [*overrides, f"retraining={names[0]}"], clock=clock, home=home)
+    main = opened.enter_context(closing(Platform.open(project, [*overrides, f"retraining={names[0]}"], clock=clock, home=home)))
     asked = main.definitions.service(service)
     _refuse_mixing(main, asked)
+    stages.learn_from_sources(main.loop)
     others = [
-        Platform.open(project, [*overrides, f"retraining={name}", _ASIDE], clock=clock, home=main.home / "replay" / name, share=main)
+        opened.enter_context(
+            closing(RemoteLane(Opening(str(main.project), tuple(overrides), asked.name, str(main.home.resolve()), names[0], name)))
+        )
         for name in names[1:]
     ]
-    platforms = [main, *others]
-    stages.learn_from_sources(main.loop)
     past = world.from_sources(main.definitions.tables, main.sources, main.auditor)
     if asked.spine.name not in past:
         raise InvalidError(f"there are no rows in {asked.spine.source!r} to replay; write the data first, then replay")
     first = min(int(track.known_us[0]) for name, track in past.items() if name != asked.spine.name or len(past) == 1)
     plan = compile_plan(asked, main.processor, apply_on_demand)
-    prepared = history.Replay(
+    return history.Replay(
+        loop=main.loop,
         service=asked,
         clock=clock,
         world=past,
         plan=plan,
-        lanes=[_lane(name, platform, asked, plan) for name, platform in zip(names, platforms, strict=True)],
+        lanes=[local_lane(names[0], main, asked, plan), *others],
         primary=names[0],
         from_us=from_us,
         until_us=until_us,
         first_us=min(first // DAY_US * DAY_US, from_us),
     )
-    return prepared, platforms
-
-
-def _lane(name: str, platform: Platform, service: Service, plan: Any) -> Lane:
-    from tidemill.retraining.replay import Lane
-    from tidemill.serving import Scorer
-
-    scorer = Scorer(service, plan, platform.router, platform.runtime, platform.registry, platform.blobs, platform.log)
-    return Lane(name, platform.loop, scorer)
 
 
 def _refuse_mixing(platform: Platform, service: Service) -> None:

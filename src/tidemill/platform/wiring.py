@@ -20,6 +20,7 @@ from tidemill.monitoring.ports import LabelStore
 from tidemill.pipelines.codecs import ArrayCodec, ArrowCodec, BytesCodec, JsonCodec
 from tidemill.pipelines.embedded import LocalExecutor
 from tidemill.pipelines.ports import Codec, Executor
+from tidemill.platform.lock import alone
 from tidemill.registry import ModelVersionCodec
 from tidemill.registry.ports import ModelRegistry, ModelVersion
 from tidemill.retraining import loop as stages
@@ -111,6 +112,7 @@ def make_loop(
         alerts=platform.alerts,
         mask=platform.masker if any(map(private_columns, platform.definitions.services.values())) else None,
         writing=platform.writing,
+        alone=lambda service: alone(platform.home / f"training-{service}.lock"),
     )
 
 

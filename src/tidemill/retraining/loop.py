@@ -25,6 +25,7 @@ from tidemill.ingestion import IngestReport
 from tidemill.ledger import schema
 from tidemill.ledger.store import Ledger, emit, from_json, to_json, upsert
 from tidemill.retraining import reconcile as reconciliation
+from tidemill.retraining import triggers
 from tidemill.retraining.features import feed
 from tidemill.retraining.ports import Cause, Loop
 from tidemill.validation.ports import Audit, Profiler, SchemaStore
@@ -154,10 +155,33 @@ def reconcile(loop: Loop, service: Service) -> list[Any]:
 
 
 def launch(loop: Loop, cause: Cause) -> None:
-    """Run the service's pipeline for a cause, here and now, on what was known before it."""
+    """Run the service's pipeline for a cause, here and now, on what was known before it.
+
+    One training of a service at a time: while another process has one under way, nothing is done, and the next turn looks again.
+    """
     service = loop.definitions.service(cause.service)
-    graph = service.pipeline.graph(until=cause.at_us - 1)  # rows known at this very instant may still be on their way
-    loop.executor.run(graph, run_id=cause.run_id or ids.derive("run", cause.id), cause_id=cause.id, service=service.name)
+    with loop.alone(service.name) as mine:
+        if mine:
+            # rows known at the very instant of a cause may still be on their way; a person has said how far to look
+            until = cause.evidence["until_us"] if cause.kind == "manual" else cause.at_us - 1
+            graph = service.pipeline.graph(until=until)
+            loop.executor.run(graph, run_id=cause.run_id or ids.derive("run", cause.id), cause_id=cause.id, service=service.name)
+
+
+def leave(_loop: Loop, _cause: Cause) -> None:
+    """Leave the run of a cause to `train_open` in another process, for which the cause in the ledger is all it takes."""
+
+
+def train_open(loop: Loop) -> int:
+    """Run what was left: every open cause, oldest first; say how many were tried. One whose process was killed goes on behind its finished steps."""
+    tried = 0
+    for name, service in loop.definitions.services.items():
+        if service.pipeline is not None:
+            waiting = [past.cause for past in triggers.causes(loop, name) if past.open]
+            for cause in reversed(waiting):
+                loop.launch(loop, cause)
+            tried += len(waiting)
+    return tried
 
 
 def maintain(loop: Loop, *, every: int) -> None:

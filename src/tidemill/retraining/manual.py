@@ -20,15 +20,22 @@ def train(loop: Loop, service: Service, *, until_us: int | None = None, reason: 
 
     Raises:
         InvalidError: the service has no pipeline, or `until_us` is still to come.
+        ConflictError: another process trains the service; nothing was recorded.
     """
     now_us = loop.clock.now_us()
     if service.pipeline is None:
         raise InvalidError(f"service {service.name!r} has no pipeline; give it one with pipeline= in definitions.py")
     if until_us is not None and until_us > now_us:
         raise InvalidError(f"{format_instant(until_us)} is still to come; a training set cannot know it")
-    cause = _cause(loop, service.name, {"reason": reason or "by hand", "until_us": until_us, "actor": actor}, actor)
-    graph = service.pipeline.graph(until=now_us if until_us is None else until_us)
-    return loop.executor.run(graph, run_id=str(cause.run_id), cause_id=cause.id, service=service.name)
+    with loop.alone(service.name) as mine:
+        if not mine:
+            raise ConflictError(
+                f"a training of {service.name!r} is under way; `tidemill runs` shows it. Wait for its end, then train again"
+            )
+        until = now_us if until_us is None else until_us
+        cause = _cause(loop, service.name, {"reason": reason or "by hand", "until_us": until, "actor": actor}, actor)
+        graph = service.pipeline.graph(until=until)
+        return loop.executor.run(graph, run_id=str(cause.run_id), cause_id=cause.id, service=service.name)
 
 
 def run(loop: Loop, graph: Graph, *, force: Sequence[str] = (), actor: str) -> RunResult:

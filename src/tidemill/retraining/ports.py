@@ -82,6 +82,7 @@ class Loop:
     """The platform as the loop sees it. `triggers` overrides the services' own (None: theirs).
 
     `launch` starts the run of a cause under the id `cause.run_id`, here or in another process; starting it again is harmless.
+    `alone` is held while a service trains; it gives False when another process holds it, and ends with its process.
     `holdout` gives the rows that a version is judged on; `elsewhere` is this loop with the code of another
     folder and its tables pinned to snapshots. `writing` is this process's turn to write online state; `alerts` None: nobody is told. `mask` is how the log hides personal values.
     """
@@ -115,3 +116,4 @@ class Loop:
     alerts: AlertSink | None = None
     mask: Callable[[Any], Any] | None = None
     writing: Callable[[], AbstractContextManager[None]] = nullcontext
+    alone: Callable[[str], AbstractContextManager[bool]] = lambda _service: nullcontext(True)

@@ -2,14 +2,19 @@
 
 The same stage functions run as in the present; only the `Clock` is another. Several policies go through history side by
 side: data, features and labels are made once, and each policy pays for its own trainings and predictions.
+
+A turn has two halves. In the first, every lane answers the turn's requests, which reads nothing that ingestion writes; in the second,
+when everything that became known is published, every lane watches and reconciles, which writes nothing that another lane reads. So lanes may
+be processes of their own, and what they end in does not depend on who was faster.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import sqlalchemy as sa
 
@@ -28,26 +33,120 @@ from tidemill.serving import Plan, Scorer
 
 logger = logging.getLogger(__name__)
 Progress = Callable[[int, int, str], None]
+NOTHING = Requests((), (), ())
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One turn of a replay: history in [now, until). `asked` and `inputs` are what is due in it; `serving`: whether anything may be."""
+
+    replay_id: str
+    first_us: int
+    from_us: int
+    now: int
+    until: int
+    asked: Requests = NOTHING
+    inputs: Sequence[tuple[Any, ...]] = ()
+
+    @property
+    def serving(self) -> bool:
+        """Whether the turn lies behind the first instant to serve."""
+        return self.now >= self.from_us
+
+
+class Lane(Protocol):
+    """One policy on its way through history, in this process or another. `serve` and `settle` may return before they are done; `wait` does not."""
+
+    name: str
+
+    def resume(self, turn: Turn) -> int:
+        """Set the lane's clock to the begin of a turn and see who serves; return up to when everything was answered before."""
+        ...
+
+    def serve(self, turn: Turn) -> None:
+        """Answer what is due; a turn that is taken again has answered."""
+        ...
+
+    def settle(self, turn: Turn) -> None:
+        """Watch and reconcile, once all that was known by the turn's end is published."""
+        ...
+
+    def wait(self) -> None:
+        """Return when all is done. Raises what went wrong."""
+        ...
+
+    def came_to(self, from_us: int, until_us: int) -> dict[str, Any]:
+        """What the policy served and cost."""
+        ...
 
 
 @dataclass(slots=True)
-class Lane:
-    """One policy on its way through history."""
+class LocalLane:
+    """A lane in this process. `shared` is the ledger of those who ingest, when that is not the lane's own; so is their clock `clock`."""
 
     name: str
     loop: Loop
     scorer: Scorer
+    clock: ReplayClock | None = None
+    shared: Ledger | None = None
+
+    def resume(self, turn: Turn) -> int:
+        """See `Lane`."""
+        self._advance(turn.now)
+        self.scorer.refresh()
+        return self._reached(turn, "served")
+
+    def serve(self, turn: Turn) -> None:
+        """See `Lane`. Whoever went live at the end of a turn must not answer it as well."""
+        if self._reached(turn, "served") < turn.until:
+            if turn.asked.ids:
+                self.scorer.answer(turn.asked.rows, turn.inputs, turn.asked.ids, turn.asked.at_us)
+            self._reach(turn, "served")
+
+    def settle(self, turn: Turn) -> None:
+        """See `Lane`."""
+        self._advance(turn.until)
+        if self.shared is not None:
+            _share_batches(self.shared, self.loop.ledger, turn.until)
+        if turn.until < turn.from_us:
+            return
+        service = self.scorer.service
+        if turn.serving and self._reached(turn, "monitored") < turn.until:
+            stages.monitor(self.loop, service, turn.now, turn.until)
+            self._reach(turn, "monitored")
+        stages.reconcile(self.loop, service)
+        self.scorer.refresh()
+
+    def wait(self) -> None:
+        """See `Lane`: nothing is under way."""
+
+    def came_to(self, from_us: int, until_us: int) -> dict[str, Any]:
+        """See `Lane`."""
+        return {"name": self.name, **summary.policy(self.loop, self.scorer.service, from_us, until_us)}
+
+    def _advance(self, at_us: int) -> None:
+        if self.clock is not None:
+            self.clock.advance_to(max(at_us, self.clock.now_us()))
+
+    def _reached(self, turn: Turn, stage: str) -> int:
+        """Up to where the lane is through with a stage."""
+        return int(_load(self.loop.ledger, f"replay-{stage}:{turn.replay_id}").get("until_us", turn.first_us))
+
+    def _reach(self, turn: Turn, stage: str) -> None:
+        """Note it in the lane's own ledger, so that it is there whenever what the lane decided behind it is."""
+        _save(self.loop.ledger, f"replay-{stage}:{turn.replay_id}", {"until_us": turn.until}, turn.until, durable=False)
 
 
 @dataclass(slots=True)
 class Replay:
-    """A replay under way: what is shared, and one lane per policy. `tick_us` is the length of one turn of the loop."""
+    """A replay under way: `loop` does what all lanes share. `tick_us` is the length of one turn."""
 
+    loop: Loop
     service: Service
     clock: ReplayClock
     world: World
     plan: Plan
-    lanes: list[Lane]
+    lanes: Sequence[Lane]
     primary: str
     from_us: int
     until_us: int
@@ -56,6 +155,8 @@ class Replay:
     ingest: bool = True
     maintain_every: int = 30
     id: str = field(default="")
+    served_us: int = 0
+    """Up to when every lane has answered, as of the start."""
 
     def __post_init__(self) -> None:
         if self.until_us <= self.from_us:
@@ -63,15 +164,10 @@ class Replay:
         if not self.id:
             self.id = ids.derive("replay", self.service.name, self.from_us, self.until_us, [lane.name for lane in self.lanes])
 
-    @property
-    def main(self) -> Lane:
-        """The lane whose loop also does what all share."""
-        return next(lane for lane in self.lanes if lane.name == self.primary)
-
 
 def run(replay: Replay, progress: Progress = lambda _done, _of, _what: None) -> dict[str, Any]:
     """Go through history tick by tick and return the summary; a replay that was killed goes on behind its last whole tick."""
-    ledger = replay.main.loop.ledger
+    ledger = replay.loop.ledger
     start = _resume(ledger, replay)
     total = -(-(replay.until_us - replay.first_us) // replay.tick_us)
     now = start
@@ -83,50 +179,57 @@ def run(replay: Replay, progress: Progress = lambda _done, _of, _what: None) -> 
         _mark(ledger, replay, until)
         now = until
         progress((now - replay.first_us) // replay.tick_us, total, format_instant(now)[:10])
-    report = summary.summarise(
-        replay.id, replay.service, [(lane.name, lane.loop) for lane in replay.lanes], replay.from_us, replay.until_us, replay.primary
-    )
+    policies = [lane.came_to(replay.from_us, replay.until_us) for lane in replay.lanes]
+    report = summary.summarise(replay.id, replay.service.name, policies, replay.from_us, replay.until_us, replay.primary)
     _save(ledger, f"replay:{replay.id}", report, replay.until_us)
     return report
 
 
 def _tick(replay: Replay, now: int, until: int) -> None:
-    loop, service = replay.main.loop, replay.service
-    serving = now >= replay.from_us
-    if serving or until > replay.from_us - horizon_us(loop.definitions):
+    loop, turn = replay.loop, Turn(replay.id, replay.first_us, replay.from_us, now, until)
+    if turn.serving or until > replay.from_us - horizon_us(loop.definitions):
         _stream(replay, now, until)
-    if serving:
-        _serve(replay, now, until)
+    if turn.serving and until > replay.served_us:
+        _in_all(replay.lanes, "serve", _asked(replay, turn))
+        _wait(replay.lanes)  # once it is committed, online state may not answer for the turn again
     loop.processor.commit()
     replay.clock.advance_to(until)
     if replay.ingest:
         reports = stages.ingest(loop)
         stages.learn_labels(loop, reports)
-        _share_batches(replay, until)
         stages.maintain(loop, every=replay.maintain_every)
-    if until < replay.from_us:
-        return
-    for lane in replay.lanes:
-        if serving and _reached(replay, lane, "monitored") < until:
-            stages.monitor(lane.loop, service, now, until)
-            _reach(replay, lane, "monitored", until)
-        stages.reconcile(lane.loop, service)
-        lane.scorer.refresh()
+    _in_all(replay.lanes, "settle", turn)
+    _wait(replay.lanes)
 
 
-def _share_batches(replay: Replay, until: int) -> None:
-    """Let each policy's ledger know what was published by now; the data itself is shared."""
-    batch, main = schema.batch, replay.main.loop.ledger
-    for ledger in (lane.loop.ledger for lane in replay.lanes if lane.loop.ledger is not main):
-        with ledger.read() as db:
-            known = set(db.execute(sa.select(batch.c.id)).scalars())
-        with main.read() as db:
-            new = set(db.execute(sa.select(batch.c.id).where(batch.c.at_us <= until)).scalars()) - known
-            rows = [dict(row) for row in db.execute(sa.select(batch).where(batch.c.id.in_(new))).mappings()] if new else []
-        if rows:
-            with ledger.write(durable=False) as db:
-                for row in rows:
-                    insert_once(db, batch, row)
+def _wait(lanes: Sequence[Lane]) -> None:
+    for lane in lanes:
+        lane.wait()
+
+
+def _in_all(lanes: Sequence[Lane], half: Literal["serve", "settle"], turn: Turn) -> None:
+    """Half a turn in every lane; first in those of other processes, which are at it meanwhile."""
+    for lane in sorted(lanes, key=lambda lane: isinstance(lane, LocalLane)):
+        getattr(lane, half)(turn)
+
+
+def _asked(replay: Replay, turn: Turn) -> Turn:
+    asked = requests(replay.world, replay.service, turn.now, turn.until)
+    return dataclasses.replace(turn, asked=asked, inputs=replay.plan.inputs(asked.rows, asked.at_us) if asked.ids else ())
+
+
+def _share_batches(shared: Ledger, own: Ledger, until: int) -> None:
+    """Let a policy's ledger know what was published by now; the data itself is shared."""
+    batch = schema.batch
+    with own.read() as db:
+        known = set(db.execute(sa.select(batch.c.id)).scalars())
+    with shared.read() as db:
+        new = set(db.execute(sa.select(batch.c.id).where(batch.c.at_us <= until)).scalars()) - known
+        rows = [dict(row) for row in db.execute(sa.select(batch).where(batch.c.id.in_(new))).mappings()] if new else []
+    if rows:
+        with own.write(durable=False) as db:
+            for row in rows:
+                insert_once(db, batch, row)
 
 
 def _stream(replay: Replay, now: int, until: int) -> None:
@@ -134,28 +237,7 @@ def _stream(replay: Replay, now: int, until: int) -> None:
     for name in sorted(used & set(replay.world)):
         rows = replay.world[name].known_between(now, until)
         if rows.num_rows:
-            replay.main.loop.processor.push(name, rows)
-
-
-def _serve(replay: Replay, now: int, until: int) -> None:
-    """Answer what is due in [now, until). A tick that is taken again has answered: whoever went live at its end must not answer as well."""
-    waiting = [lane for lane in replay.lanes if _reached(replay, lane, "served") < until]
-    asked = requests(replay.world, replay.service, now, until) if waiting else Requests((), (), ())
-    inputs = replay.plan.inputs(asked.rows, asked.at_us) if asked.ids else []
-    for lane in waiting:
-        if asked.ids:
-            lane.scorer.answer(asked.rows, inputs, asked.ids, asked.at_us)
-        _reach(replay, lane, "served", until)
-
-
-def _reached(replay: Replay, lane: Lane, stage: str) -> int:
-    """Up to where a lane is through with a stage."""
-    return int(_load(lane.loop.ledger, f"replay-{stage}:{replay.id}").get("until_us", replay.first_us))
-
-
-def _reach(replay: Replay, lane: Lane, stage: str, until: int) -> None:
-    """Note it in the lane's own ledger, so that it is there whenever what the lane decided behind it is."""
-    _save(lane.loop.ledger, f"replay-{stage}:{replay.id}", {"until_us": until}, until, durable=False)
+            replay.loop.processor.push(name, rows)
 
 
 def horizon_us(definitions: Definitions) -> int:
@@ -170,8 +252,8 @@ def _resume(ledger: Ledger, replay: Replay) -> int:
         _mark(ledger, replay, replay.first_us)
         done = replay.first_us
     replay.clock.advance_to(max(done, replay.clock.now_us()))
-    for lane in replay.lanes:
-        lane.scorer.refresh()
+    now = replay.clock.now_us()
+    replay.served_us = min(lane.resume(Turn(replay.id, replay.first_us, replay.from_us, now, now)) for lane in replay.lanes)
     return int(done)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,20 +25,15 @@ Floats = npt.NDArray[np.float64]
 
 
 def summarise(
-    replay_id: str, service: Service, lanes: Sequence[tuple[str, Loop]], from_us: int, until_us: int, primary: str
+    replay_id: str, service: str, policies: Sequence[Mapping[str, Any]], from_us: int, until_us: int, primary: str
 ) -> dict[str, Any]:
-    """Compare policies over what each one served; the format is what the console's replay page reads."""
-    return {
-        "id": replay_id,
-        "service": service.name,
-        "from_us": from_us,
-        "until_us": until_us,
-        "primary": primary,
-        "policies": [{"name": name, **_policy(loop, service, from_us, until_us)} for name, loop in lanes],
-    }
+    """Policies side by side, each as `policy` gives it with its name; the format is what the console's replay page reads."""
+    facts = {"id": replay_id, "service": service, "from_us": from_us, "until_us": until_us, "primary": primary}
+    return {**facts, "policies": [dict(policy) for policy in policies]}
 
 
-def _policy(loop: Loop, service: Service, from_us: int, until_us: int) -> dict[str, Any]:
+def policy(loop: Loop, service: Service, from_us: int, until_us: int) -> dict[str, Any]:
+    """What one policy served and cost: quality over all and by week, trainings, minutes, promotions, rollbacks and the events."""
     at, score, label = served(loop, service, from_us, until_us)
     loss = row_losses("log_loss", label, score)
     area = auc(label, score)

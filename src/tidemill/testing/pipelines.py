@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -179,6 +180,22 @@ class ExecutorContract(Contract):
         assert (again.status, again.output) == ("finished", [2.0, 0.1])
         assert project.calls() == ["third"]
         assert _status(ledger, "run-1") == ("finished", {"first": "finished", "second": "finished", "third": "finished"})
+
+    @keeps("resumable")
+    def test_a_killed_run_goes_on_in_the_world_that_it_read(self, executor: Executor, project: Project) -> None:
+        world, kill = Path(f"{project.book}.world"), Path(f"{project.book}.kill")
+        vars(project.module)["first"] = replace(project.module.first, versions=lambda book: {"rows": Path(f"{book}.world").read_text()})
+        world.write_text("as it was")
+        kill.touch()
+        with pytest.raises(project.module.Killed):
+            executor.run(project.graph(), run_id="run-1", cause_id="cause-1")
+        kill.unlink()
+        world.write_text("moved on")
+        project.calls()
+        assert executor.run(project.graph(), run_id="run-1", cause_id="cause-1").status == "finished"
+        assert project.calls() == ["third"]
+        executor.run(project.graph(), run_id="run-2", cause_id="cause-1")
+        assert project.calls() == ["first"], "another run reads the present one; equal outputs cut the rest off"
 
     @keeps("failing")
     def test_an_error_ends_the_run_names_the_node_and_keeps_the_rest(self, executor: Executor, project: Project, ledger: Ledger) -> None:
