@@ -154,7 +154,7 @@ def test_a_trainer_and_a_reconciler_killed_within_a_run_end_the_run_once(tmp_pat
         return {row["step"]: row for row in found if row["status"] in status}
 
     with running(reconciler, said) as first, running(trainer, said) as training:
-        eventually(lambda: "fit" in steps("running"), training, said)
+        eventually(lambda: "fit" in steps("running"), training, said, within_s=300)
         for process in (training, first):
             process.kill()
             process.wait()
@@ -162,7 +162,7 @@ def test_a_trainer_and_a_reconciler_killed_within_a_run_end_the_run_once(tmp_pat
     assert "training_set" in done
     assert [row["status"] for row in rows(ledger, "SELECT * FROM run")] == ["running"]
     with running(reconciler, said) as second, running(trainer, said):
-        eventually(lambda: bool(rows(ledger, "SELECT * FROM deployment WHERE role = 'live'")), second, said)
+        eventually(lambda: bool(rows(ledger, "SELECT * FROM deployment WHERE role = 'live'")), second, said, within_s=300)
         second.send_signal(signal.SIGTERM)
         assert second.wait(30) == 0
     assert [(row["status"], row["error"]) for row in rows(ledger, "SELECT * FROM run")] == [("finished", None)]
