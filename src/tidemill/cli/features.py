@@ -102,14 +102,19 @@ def _key(text: str, names: Sequence[str]) -> dict[str, Any]:
 @click.argument("service", required=False)
 @click.option("--from", "from_us", type=INSTANT, default=0, help="Only predictions from then on.")
 @click.option("--to", "until_us", type=INSTANT, default=None, help="Only predictions before.")
+@click.option("--share", type=float, default=1.0, show_default=True, help="Of the rows, chosen by their ids: 0.01 is one of a hundred.")
 @json_option
 @click.pass_obj
-def verify_features(where: tuple[Path, Sequence[str]], service: str | None, from_us: int, until_us: int | None, as_json: bool) -> int:
+def verify_features(
+    where: tuple[Path, Sequence[str]], service: str | None, from_us: int, until_us: int | None, share: float, as_json: bool
+) -> int:
     """Recompute every served row offline at its own time and compare column by column. Exit 1 when anything differs."""
     from tidemill.retraining.parity import verify_served
 
     with opened(*where) as platform, progress("verifying") as bar:
-        report = verify_served(platform.loop, platform.definitions.service(service), from_us=from_us, until_us=until_us, progress=bar)
+        report = verify_served(
+            platform.loop, platform.definitions.service(service), from_us=from_us, until_us=until_us, share=share, progress=bar
+        )
     if as_json:
         show_json(report)
     else:

@@ -7,7 +7,7 @@ from tidemill.features.freshness import note as note_freshness
 from tidemill.features.materialize import materialize, stale
 from tidemill.features.ondemand import append_on_demand, apply_on_demand, arrays
 from tidemill.features.verify import verify
-from tidemill.features.versions import deprecate, drop_unread, note_published, number, readers, remembered, versions
+from tidemill.features.versions import deprecate, drop_unread, note_published, number, pinned, readers, remembered, versions
 
 __all__ = [
     "ONLINE",
@@ -23,6 +23,7 @@ __all__ = [
     "note_online",
     "note_published",
     "number",
+    "pinned",
     "readers",
     "remembered",
     "stale",

@@ -136,7 +136,8 @@ def _explained(
         values: list[Any] = moved[found[0].column].to_pylist()
         return values
 
-    causes = guess(service, [(f.prediction, f.column, f.served, f.expected) for f in found], at, offline, scans)
+    others = recompute(service, [f.prediction for f in found], offline, scans).select(list(service.columns)).to_pylist()
+    causes = guess(service, [(f.prediction, f.column, f.served, f.expected) for f in found], at, offline, scans, others)
     return [Difference(f.prediction.id, f.column, f.served, f.expected, cause) for f, cause in zip(found, causes, strict=True)]
 
 

@@ -60,6 +60,14 @@ class RetrainingConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ParityConfig:
+    """How much of what is served is recomputed offline in the background. `share`: of the rows, 0 to 1, 0 for none; `every`: how often."""
+
+    share: float = 0.01
+    every: str = "15m"
+
+
+@dataclass(frozen=True, slots=True)
 class ApiConfig:
     """Where console and HTTP API listen."""
 
@@ -88,6 +96,7 @@ class Config:
     home: str = ".tidemill"
     stack: StackConfig = field(default_factory=StackConfig)
     retraining: RetrainingConfig = field(default_factory=RetrainingConfig)
+    parity: ParityConfig = field(default_factory=ParityConfig)
     api: ApiConfig = field(default_factory=ApiConfig)
     serving: ServingConfig = field(default_factory=ServingConfig)
 
@@ -110,6 +119,9 @@ def load_config(project: Path, overrides: Sequence[str] = (), *, home: Path | No
     raw = _compose(conf if (conf / "config.yaml").is_file() else None, overrides, project, home)
     config: Config = convert(raw, Config, where=", ".join(overrides) or "the composed configuration")
     parse_duration(config.retraining.tick)
+    parse_duration(config.parity.every)
+    if not 0 <= config.parity.share <= 1:
+        raise ConfigError(f"parity.share is {config.parity.share}; it must be 0 to 1, for example 0.01 for one row of a hundred")
     triggers_from(config)
     return config
 

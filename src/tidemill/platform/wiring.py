@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from tidemill.core.definitions import Service, Trigger
 from tidemill.core.errors import InvalidError
+from tidemill.core.instants import parse_duration
 from tidemill.core.privacy import private_columns
 from tidemill.features import training_frame
 from tidemill.ledger import schema
@@ -24,7 +25,7 @@ from tidemill.platform.lock import alone
 from tidemill.registry import ModelVersionCodec
 from tidemill.registry.ports import ModelRegistry, ModelVersion
 from tidemill.retraining import loop as stages
-from tidemill.retraining.ports import Cause, HoldoutRows, Loop
+from tidemill.retraining.ports import Cause, HoldoutRows, Loop, Sampling
 from tidemill.tracking.ports import Tracker
 from tidemill.training import FrameSource, ModelCodec, ModelEvaluator, TrainingSetCodec
 from tidemill.training.ports import Evaluator, Trainer, TrainingSet, TrainingSource
@@ -110,6 +111,7 @@ def make_loop(
         elsewhere=elsewhere,
         triggers=triggers,
         alerts=platform.alerts,
+        parity=Sampling(platform.config.parity.share, parse_duration(platform.config.parity.every)),
         mask=platform.masker if any(map(private_columns, platform.definitions.services.values())) else None,
         writing=platform.writing,
         alone=lambda service: alone(platform.home / f"training-{service}.lock"),

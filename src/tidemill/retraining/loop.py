@@ -27,6 +27,7 @@ from tidemill.ledger.store import Ledger, emit, from_json, to_json, upsert
 from tidemill.retraining import reconcile as reconciliation
 from tidemill.retraining import triggers
 from tidemill.retraining.features import feed
+from tidemill.retraining.parity import check_sample
 from tidemill.retraining.ports import Cause, Loop
 from tidemill.validation.ports import Audit, Profiler, SchemaStore
 
@@ -76,6 +77,7 @@ def tick(loop: Loop, from_us: int) -> None:
     learn_schemas(loop)
     for service in loop.definitions.services.values():
         monitor(loop, service, from_us, loop.clock.now_us())
+        check_sample(loop, service)
         reconcile(loop, service)
     maintain(loop, every=30)
 

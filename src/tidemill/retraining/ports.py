@@ -15,6 +15,7 @@ import pyarrow as pa
 from tidemill.cicd.ports import Builder
 from tidemill.core.clock import Clock
 from tidemill.core.definitions import Definitions, Trigger
+from tidemill.core.instants import SECOND_US
 from tidemill.features.ports import OfflineStore, StreamProcessor
 from tidemill.ingestion.ports import Source
 from tidemill.ledger.store import Ledger
@@ -78,6 +79,14 @@ class HoldoutRows:
 
 
 @dataclass(frozen=True, slots=True)
+class Sampling:
+    """How much of what is served is verified in the background, and how often. `share` 0: nothing."""
+
+    share: float = 0.01
+    every_us: int = 15 * 60 * SECOND_US
+
+
+@dataclass(frozen=True, slots=True)
 class Loop:
     """The platform as the loop sees it. `triggers` overrides the services' own (None: theirs).
 
@@ -115,5 +124,6 @@ class Loop:
     actor: str = "reconciler"
     alerts: AlertSink | None = None
     mask: Callable[[Any], Any] | None = None
+    parity: Sampling = field(default_factory=Sampling)
     writing: Callable[[], AbstractContextManager[None]] = nullcontext
     alone: Callable[[str], AbstractContextManager[bool]] = lambda _service: nullcontext(True)

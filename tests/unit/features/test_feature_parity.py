@@ -156,6 +156,30 @@ def test_a_dropped_late_row_is_caught(world: World, tmp_path: Path) -> None:
     assert all(c.startswith("late row dropped") for c in causes)
 
 
+def test_columns_in_another_order_are_caught(world: World) -> None:
+    """Somebody built the model's inputs from a set: two columns have changed places."""
+    one, other = "busy__delay_mean_3h", "last__delay"
+
+    def swapped(p: Prediction) -> Prediction:
+        values = dict(zip(p.columns, p.values, strict=True))
+        values[one], values[other] = values[other], values[one]
+        return replace(p, values=tuple(values[c] for c in p.columns))
+
+    report = verify(SERVICE, [swapped(p) for p in world.served], DuckOfflineStore(), world.scans)
+    assert report.by_column[one] > 100
+    causes = {(e.column, e.likely) for e in report.examples if e.served is not None and e.expected is not None}
+    assert causes == {(one, f"order: the value of {other}"), (other, f"order: the value of {one}")}
+
+
+def test_rows_taken_in_the_order_of_arrival_are_caught(world: World, tmp_path: Path) -> None:
+    """The latest value was the last one to arrive, not the last one to happen."""
+    arrived = world.trips.set_column(4, "left_at", world.trips["recorded_at"])
+    report = verify(SERVICE, serve(world, tmp_path / "o.db", arrived), DuckOfflineStore(), world.scans)
+    causes = [e.likely for e in report.examples if e.column.startswith("last__")]
+    assert causes
+    assert set(causes) == {"order: the row that became known last, not the one that happened last"}
+
+
 def test_another_type_and_another_word_are_caught(world: World) -> None:
     report = changed(world, lambda c, v: str(v) if c == "load" else v)
     assert {e.likely for e in report.examples} == {"type: str for int"}
