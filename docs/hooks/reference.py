@@ -39,9 +39,7 @@ def support() -> str:
     adapters = {name.partition(".")[2]: entries for name, entries in project["entry-points"].items() if name.startswith("tidemill.")}
     embedded = _embedded()
     for setting in dict.fromkeys((*embedded, *adapters)):
-        for scheme in embedded.get(setting, ()):
-            also = ", and a driver that SQLAlchemy finds" if scheme in ("postgresql", "mysql") else ""
-            out.append(f"| `stack.{setting}` | `{scheme}:` | `pip install tidemill`{also} |")
+        out += [f"| `stack.{setting}` | `{scheme}:` | `pip install tidemill` |" for scheme in embedded.get(setting, ())]
         for scheme, place in adapters.get(setting, {}).items():
             extra = place.removeprefix("tidemill.adapters.").partition(".")[0]
             out.append(f"| `stack.{setting}` | `{scheme}:` | `pip install 'tidemill[{extra}]'` |")

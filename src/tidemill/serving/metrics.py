@@ -58,6 +58,7 @@ class ServiceMetrics:
         return {
             "requests": self.requests,
             "errors": list(self.errors.items()),
+            "degraded": list(self.degraded.items()),
             "predictions": [(*key, n) for key, n in list(self.predictions.items())],
             "latency": (self.latency.counts, self.latency.total),
             "batch": (self.batch.counts, self.batch.total),
@@ -67,6 +68,7 @@ class ServiceMetrics:
         """Count what another process has counted."""
         self.requests += facts["requests"]
         self.errors.update(dict(facts["errors"]))
+        self.degraded.update(dict(facts["degraded"]))
         self.predictions.update({(version, role): n for version, role, n in facts["predictions"]})
         self.latency.add(*facts["latency"])
         self.batch.add(*facts["batch"])
