@@ -20,6 +20,7 @@ COMMANDS = {
     "ingest": ("ingestion", "Take in new rows: audit, then publish."),
     "validate": ("validation", "Infer, show and check table schemas."),
     "features": ("features", "List, explain and verify features."),
+    "feast": ("feast", "Import a Feast repository, or export one."),
     "train": ("training", "Run a service's pipeline now."),
     "tune": ("tuning", "Show studies and their trials."),
     "run": ("pipelines", "Run a pipeline, or explain what would run."),

@@ -38,9 +38,13 @@ class Entity:
 
     name: str
     key: str = ""
+    description: str = ""
+    owner: str = ""
+    tags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _named("entity", self.name)
+        _as_tuple(self, "tags")
         if not self.key:
             object.__setattr__(self, "key", self.name)
 
@@ -373,6 +377,7 @@ class FeatureService:
 
     def __post_init__(self) -> None:
         _named("feature service", self.name)
+        _as_tuple(self, "tags")
 
     @property
     def views(self) -> tuple[FeatureView, ...]:

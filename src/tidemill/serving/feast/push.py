@@ -133,7 +133,7 @@ def _cast(table: Table, name: str, kind: pa.DataType, values: Sequence[Any]) -> 
         return list(values)
     try:
         array = pa.array(values, from_pandas=True)
-        if array.type == kind:
+        if array.type == kind or (pa.types.is_string(array.type) and pa.types.is_large_string(kind)):
             return list(values)
         if pa.types.is_null(array.type) or (_number(kind) and _number(array.type)):
             cast: list[Any] = array.cast(kind).to_pylist()
