@@ -155,7 +155,8 @@ def quantile(column: str, q: float, *, over: Durations, hop: str | None = None, 
     """The value of rank ceil(q n) in the window (the least for q = 0), at most 0.4 % nearer to zero; whole numbers up to 512 are exact.
 
     Values are counted in buckets of 1/256 of a power of two, as in HdrHistogram, and the bucket's edge is answered. Counts can be
-    added, merged and taken back again, which those of KLL and t-digest cannot, so corrections need no second look at the rows.
+    added, merged and taken back again, which those of KLL and t-digest cannot, so corrections need no second look at the rows. What is nearer to
+    zero than 2.3e-308, where floats lose their digits, may be answered as 0.
     """
     if not 0 <= q <= 1:
         raise InvalidError(f"quantile {q} of {column!r} is outside 0 to 1; the median is 0.5")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import statistics
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from itertools import pairwise
@@ -160,15 +161,15 @@ _CONDITIONS: dict[str, Callable[[Mapping[str, Any]], bool]] = {
 
 def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Equal names and values, floats to 1e-9 relative, quantiles as near as they promise to be."""
-    return one.keys() == other.keys() and all(_same(v, other[k], 0.004 if _QUANTILE.search(k) else 1e-9) for k, v in one.items())
+    return one.keys() == other.keys() and all(_same(v, other[k], rough=bool(_QUANTILE.search(k))) for k, v in one.items())
 
 
 _QUANTILE = re.compile(r"_p[0-9_]+_\d+[a-z]+$")
 
 
-def _same(a: Any, b: Any, tolerance: float) -> bool:
+def _same(a: Any, b: Any, *, rough: bool) -> bool:
     if isinstance(a, float) and isinstance(b, int | float):
-        return math.isclose(a, b, rel_tol=tolerance)
+        return math.isclose(a, b, rel_tol=0.004, abs_tol=sys.float_info.min) if rough else math.isclose(a, b, rel_tol=1e-9)
     return bool(a == b)
 
 

@@ -263,8 +263,8 @@ class ViewPlan:
         state.cut, state.lost = len(rows) > self.kept and len(state.newest) == self.kept, None
 
     def horizon(self, state: State) -> int:
-        """From when on the state reads as that of a key that no row has named; `FOREVER` for never."""
-        found = NEVER
+        """From when on the state reads as that of a key that no row has named, at the earliest its clock: too old is not never."""
+        found = state.clock
         for window, tiles in zip(self.windows, state.tiles, strict=True):
             if tiles:
                 found = max(found, (max(tiles) + 1) * window.hop + window.over + window.hop)

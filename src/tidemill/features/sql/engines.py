@@ -28,11 +28,6 @@ def text(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
-def identifier(name: str, engine: Engine) -> str:
-    """A name as `engine` quotes it."""
-    return exp.to_identifier(name, quoted=True).sql(dialect=engine)
-
-
 def render(query: str, engine: Engine) -> str:
     """A query of the compiler's dialect in that of `engine`, indented."""
     tree = sqlglot.parse_one(query, read="duckdb")
@@ -61,15 +56,6 @@ def _call(name: str, *args: exp.Expression) -> exp.Expression:
     return exp.Anonymous(this=name, expressions=list(args))
 
 
-def _cast(value: exp.Expression, kind: str) -> exp.Expression:
-    return exp.Cast(this=value, to=exp.DataType.build(kind))
-
-
-def _hex(value: exp.Expression) -> exp.Expression:
-    """The first 15 hexadecimal digits of the MD5 of a value's text, which fit into 60 bits."""
-    return _call("SUBSTR", _call("MD5", _cast(value, "TEXT")), exp.Literal.number(1), exp.Literal.number(15))
-
-
 def _spark_hash(columns: list[exp.Expression]) -> exp.Expression:
     """Spark's hash passes over nulls, so (null, x) and (x, null) would be one row without the flags."""
     return _call("XXHASH64", *(part for c in columns for part in (exp.Is(this=c.copy(), expression=exp.Null()), c)))
@@ -79,18 +65,14 @@ _FUNCTIONS: dict[Engine, _Functions] = {
     "duckdb": _Functions(
         {
             "TM_MICROS": lambda a: _call("EPOCH_US", *a),
-            "TM_PLAIN": lambda a: _call("MAKE_TIMESTAMP", _call("EPOCH_US", *a)),
             "TM_SAME": lambda a: _call("HASH", *a),
-            "TM_HASH": lambda a: _cast(exp.DPipe(this=exp.Literal.string("0x"), expression=_hex(a[0])), "BIGINT"),
             "TM_FOLD": lambda a: _call("LIST_REDUCE", a[0], a[2], a[1]),
         }
     ),
     "spark": _Functions(
         {
             "TM_MICROS": lambda a: _call("UNIX_MICROS", *a),
-            "TM_PLAIN": lambda a: _cast(a[0], "TIMESTAMPNTZ"),
             "TM_SAME": _spark_hash,
-            "TM_HASH": lambda a: _cast(_call("CONV", _hex(a[0]), exp.Literal.number(16), exp.Literal.number(10)), "BIGINT"),
             "TM_FOLD": lambda a: _call("AGGREGATE", *a),
         }
     ),

@@ -11,7 +11,7 @@ import pyarrow.types as types
 from sqlglot import exp
 
 from tidemill.core.errors import InvalidError
-from tidemill.features.sql.engines import Engine, identifier, quote, render, text
+from tidemill.features.sql.engines import Engine, quote, render, text
 from tidemill.versioning.ports import Scan
 
 ROWS_PER_FILE = 2**40
@@ -68,7 +68,7 @@ def sql_type(column: pa.Field, table: str) -> str:
 
 def spark_schema(scan: Scan) -> str:
     """The scan's columns as Spark's DDL, so that one that is younger than a file reads as null."""
-    return ", ".join(f"{identifier(f.name, 'spark')} {_spark_type(f, scan.table)}" for f in scan.schema)
+    return ", ".join(f"{_spark_name(f.name)} {_spark_type(f, scan.table)}" for f in scan.schema)
 
 
 def spark_glob(path: str) -> str:
@@ -90,7 +90,7 @@ def spark_order(scan: Scan, files: str) -> str:
 
 
 def _view(name: str, query: str, engine: Engine) -> str:
-    return f"CREATE OR REPLACE TEMPORARY VIEW {identifier(name, engine)} AS\n{render(query, engine)}"
+    return f"CREATE OR REPLACE TEMPORARY VIEW {render(f'SELECT {quote(name)}', engine).removeprefix('SELECT').strip()} AS\n{render(query, engine)}"
 
 
 def _duckdb(scan: Scan) -> list[str]:
@@ -106,8 +106,12 @@ def _spark(scan: Scan) -> list[str]:
     inside = [spark_glob(os.path.relpath(p, folder)) for p in scan.paths]
     path = f"{spark_glob(folder)}/{inside[0] if len(inside) == 1 else '{' + ','.join(inside) + '}'}"
     literal = exp.Literal.string(path).sql(dialect="spark")
-    made = f"CREATE OR REPLACE TEMPORARY VIEW {identifier(files, 'spark')} ({spark_schema(scan)})\nUSING parquet OPTIONS (path {literal})"
-    return [made, f"CREATE OR REPLACE TEMPORARY VIEW {identifier(scan.table, 'spark')} AS\n{spark_order(scan, files)}"]
+    made = f"CREATE OR REPLACE TEMPORARY VIEW {_spark_name(files)} ({spark_schema(scan)})\nUSING parquet OPTIONS (path {literal})"
+    return [made, f"CREATE OR REPLACE TEMPORARY VIEW {_spark_name(scan.table)} AS\n{spark_order(scan, files)}"]
+
+
+def _spark_name(name: str) -> str:
+    return exp.to_identifier(name, quoted=True).sql(dialect="spark")
 
 
 def _spark_type(column: pa.Field, table: str) -> str:
