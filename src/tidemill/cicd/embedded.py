@@ -136,7 +136,7 @@ def _scratch(repository: _Repository, folder: Path) -> dict[str, str]:
 def _patch(repository: _Repository, folder: Path) -> bytes:
     env = _scratch(repository, folder)
     if repository.index.exists():
-        shutil.copyfile(repository.index, folder / "index")
+        shutil.copy2(repository.index, folder / "index")  # with its time, by which Git knows what may have changed within that second
     here = repository.top / repository.prefix
     outside = [f":(exclude,glob)**/{name}/**" for name in sorted(_NEVER)]
     _must(_git(here, "add", "-u", "--", ".", env=env))

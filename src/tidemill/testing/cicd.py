@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,17 @@ class BuilderContract(Contract):
         assert content(tmp_path / "out") == content(project / "sub")
         write(project, elsewhere_dot_txt="z")
         assert builder.capture(project / "sub") == state
+
+    def test_whole_when_changed_within_the_second_of_the_commit(self, builder: Builder, project: Path, tmp_path: Path) -> None:
+        time.sleep(1 - time.time() % 1)  # Git tells such a change, of the same size, by the index's own time only
+        write(project, definitions_dot_py="a = 8\n")
+        git(project, "commit", "-qam", "eight")
+        write(project, definitions_dot_py="a = 9\n")
+        time.sleep(1 - time.time() % 1)
+        state = builder.capture(project)
+        assert state.dirty
+        builder.checkout(project, state, tmp_path / "out")
+        assert content(tmp_path / "out") == content(project)
 
     def test_whole_outside_of_git(self, builder: Builder, tmp_path: Path) -> None:
         plain = tmp_path / "plain"
