@@ -11,6 +11,7 @@ import pytest
 
 from tidemill.cicd.ports import Builder, CodeState
 from tidemill.core import digests
+from tidemill.core.clock import WallClock
 from tidemill.core.errors import ConflictError, CorruptError, NotFoundError
 from tidemill.testing.contract import Contract
 
@@ -32,6 +33,11 @@ def write(folder: Path, **files: str) -> None:
 def content(folder: Path) -> dict[str, str]:
     """The files of a project that are code, by digest."""
     return {name: digest for name, digest in digests.tree(folder).items() if not name.startswith((".git/", ".tidemill/", "data/"))}
+
+
+def next_second() -> None:
+    """Wait until the wall clock's next whole second."""
+    time.sleep(1 - WallClock().now_us() % 1_000_000 / 1e6)
 
 
 class BuilderContract(Contract):
@@ -102,11 +108,11 @@ class BuilderContract(Contract):
         assert builder.capture(project / "sub") == state
 
     def test_whole_when_changed_within_the_second_of_the_commit(self, builder: Builder, project: Path, tmp_path: Path) -> None:
-        time.sleep(1 - time.time() % 1)  # Git tells such a change, of the same size, by the index's own time only
+        next_second()  # Git tells such a change, of the same size, by the index's own time only
         write(project, definitions_dot_py="a = 8\n")
         git(project, "commit", "-qam", "eight")
         write(project, definitions_dot_py="a = 9\n")
-        time.sleep(1 - time.time() % 1)
+        next_second()
         state = builder.capture(project)
         assert state.dirty
         builder.checkout(project, state, tmp_path / "out")
