@@ -13,7 +13,6 @@ import contextlib
 import json
 import os
 import re
-import resource
 import subprocess
 import sys
 import tempfile
@@ -32,7 +31,7 @@ ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTEC
 @dataclass(frozen=True)
 class Ran:
     """One command and all its descendants. `largest_mb`: peak resident memory of the largest process; `sum_mb`: of all at one time, pages that
-    they share counted in each (looked at five times a second, None where /proc is missing)."""
+    they share counted once (looked at twice a second, None where /proc cannot tell)."""
 
     seconds: float
     cpu_s: float
@@ -63,7 +62,7 @@ def run(*command: str, cwd: Path | None = None) -> Ran:
 
 def _watch(root: int, ended: threading.Event, seen: list[float]) -> None:
     """Keep the greatest sum of resident memory of a process and its descendants, in MB."""
-    while not ended.wait(0.2):
+    while not ended.wait(0.5):
         parents: dict[int, list[int]] = {}
         for stat in Path("/proc").glob("[0-9]*/stat"):
             with contextlib.suppress(OSError, IndexError, ValueError):
@@ -75,10 +74,12 @@ def _watch(root: int, ended: threading.Event, seen: list[float]) -> None:
 
 
 def _resident_mb(pid: int) -> float:
+    """The process's share of the pages that it has in memory (proportional set size)."""
     try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
-    except (OSError, IndexError):
+        found = re.search(r"^Pss:\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
+    except OSError:
         return 0.0
+    return int(found[1]) / 1024 if found else 0.0
 
 
 def start_up(rounds: int) -> None:

@@ -56,7 +56,6 @@ def arguments(description: str) -> Options:
     given = parser.parse_args()
     _options.json, _options.quick, _options.tasks = given.json, given.quick, tuple(given.tasks)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # servers and folders go with us
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # servers and folders go with us
     return _options
 
 

@@ -77,6 +77,7 @@ class LocalExecutor:
         *,
         project: Path | None = None,
         actor: str = "local",
+        cores: int = 1,
     ) -> None:
         self._ledger = ledger
         self._storage = Storage(blobs, codecs)
@@ -85,6 +86,7 @@ class LocalExecutor:
         self._builder = builder
         self._project = project
         self._actor = actor
+        self._cores = cores
 
     def run(self, graph: Graph, *, run_id: str, cause_id: str, service: str = "", force: Sequence[str] = ()) -> RunResult:
         _check(graph)
@@ -212,7 +214,7 @@ class LocalExecutor:
 
     def _context(self, node: Node, graph: Graph, run_id: str) -> StepContext:
         seed = int(digests.of_json([graph.pipeline, node.id])[7:14], 16)
-        return StepContext(run_id, node.id, seed, self._clock, self._resources, actor=self._actor)
+        return StepContext(run_id, node.id, seed, self._clock, self._resources, actor=self._actor, cores=self._cores)
 
     def _code(self) -> dict[str, Any]:
         if self._builder is None or self._project is None:

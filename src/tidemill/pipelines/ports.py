@@ -88,7 +88,7 @@ class Step:
 class StepContext:
     """What a running step can ask for: its run, a seed of its own, the clock and the ports by their Protocol type.
 
-    `key` is the step's cache key; `digests` are those of its stored arguments, by parameter name.
+    `key` is the step's cache key; `digests` are those of its stored arguments, by parameter name; `cores` is how many it may keep busy.
     """
 
     run_id: str
@@ -101,6 +101,7 @@ class StepContext:
     key: str = ""
     args: Mapping[str, Any] = field(default_factory=dict)
     digests: Mapping[str, str] = field(default_factory=dict)
+    cores: int = 1
 
     def digest_of(self, value: Any) -> str:
         """The digest under which an argument of this step is stored, "" for any other value."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import sqlalchemy as sa
 
+from tidemill.core.clock import ReplayClock
 from tidemill.core.definitions import Service, Trigger
 from tidemill.core.errors import InvalidError
 from tidemill.core.instants import parse_duration
@@ -66,8 +68,17 @@ def make_executor(platform: Platform, pins: Mapping[str, int] | None = None) -> 
         BytesCodec(),
         JsonCodec(),
     ]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return LocalExecutor(
-        platform.ledger, platform.blobs, codecs, platform.clock, resources, platform.builder, project=platform.project, actor="local"
+        platform.ledger,
+        platform.blobs,
+        codecs,
+        platform.clock,
+        resources,
+        platform.builder,
+        project=platform.project,
+        actor="local",
+        cores=cores if isinstance(platform.clock, ReplayClock) else max(1, cores // 2),  # a replay serves nobody who waits
     )
 
 

@@ -88,19 +88,25 @@ def _features(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class OfflineStoreContract(Contract):
-    """Supply a `store` fixture."""
+    """Supply a `store` fixture. `share` of the examples are drawn: less for a second way through one store, or where a join costs seconds."""
+
+    share = 1.0
 
     @pytest.fixture
     def store(self) -> OfflineStore:
         """The store under test."""
         raise TypeError(f"{type(self).__name__} needs a store fixture")
 
+    def examples(self, of: float) -> int:
+        """How many examples of a property to draw."""
+        return max(1, round(EXAMPLES * of * self.share))
+
     @keeps("leak-free", "superseded", "windows", "latest", "aligned")
     def test_any_history_equals_the_reference(self, store: OfflineStore, tmp_path: Path) -> None:
         """leak-free, superseded, windows, latest, aligned."""
         world = st.tuples(histories(), histories(), _SPINE)
 
-        @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=self.examples(1.0), deadline=None, suppress_health_check=list(HealthCheck))
         @given(st.lists(world, min_size=TOGETHER, max_size=TOGETHER), st.lists(st.integers(0, 50), max_size=2))
         def check(worlds: list[tuple[Rows, Rows, Rows]], cuts: list[int]) -> None:
             each = [tuple(apart(rows, i) for rows in world) for i, world in enumerate(worlds)]
@@ -123,7 +129,7 @@ class OfflineStoreContract(Contract):
     def test_rows_known_later_change_nothing(self, store: OfflineStore, tmp_path: Path) -> None:
         """Repeatable."""
 
-        @settings(max_examples=EXAMPLES // 2, deadline=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=self.examples(0.5), deadline=None, suppress_health_check=list(HealthCheck))
         @given(histories(), histories(), _SPINE)
         def check(rows: list[dict[str, Any]], later: list[dict[str, Any]], spine: Rows) -> None:
             last = max(s[AT] for s in spine)
@@ -171,7 +177,7 @@ class OfflineStoreContract(Contract):
     def test_explain_agrees_with_join(self, store: OfflineStore, tmp_path: Path) -> None:
         """What `explain` calls used is what counts, and nothing else."""
 
-        @settings(max_examples=EXAMPLES // 2, deadline=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=self.examples(0.5), deadline=None, suppress_health_check=list(HealthCheck))
         @given(histories(), st.sampled_from(["a", "b"]), _MOMENT)
         def check(rows: Rows, place: str, at: int) -> None:
             where = scans(tmp_path, {"keyed": rows})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -28,14 +29,18 @@ def deterministic(seed: int = 0, *, threads: int | None = None) -> dict[str, Any
 
     Args:
         seed: for bagging and column sampling.
-        threads: how many threads; the result does not depend on it. Default: half of the cores, because training shares the machine with
-            serving, and OpenMP threads that wait for a core spin (measured: 14 times slower than one thread on a busy machine).
+        threads: how many threads; the result does not depend on it. Default: as many as the running step may keep busy, which is half of
+            the cores where models are served beside it and all of them in a replay; outside of a step `OMP_NUM_THREADS`, or one.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if threads is None:
+        try:
+            threads = current().cores
+        except InvalidError:
+            threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
     return {
         "deterministic": True,
         "force_row_wise": True,
-        "num_threads": threads or max(1, cores // 2),
+        "num_threads": max(1, threads),
         "seed": seed,
         "verbosity": -1,
     }
@@ -55,9 +60,9 @@ def lightgbm_model(booster: Any, rows: TrainingSet, params: Mapping[str, Any] | 
     if booster.num_feature() != len(rows.features):
         raise InvalidError(f"the booster was fitted on {booster.num_feature()} columns, the training set has {len(rows.features)}")
     params = {**(params or {}), "trees": booster.num_trees()}
-    return Model(
-        "lightgbm", booster.model_to_string().encode(), rows.features, dict(rows.categories), params, rows.until_us, _provenance(rows)
-    )
+    # Equal trees are equal bytes, however many threads made them.
+    native = re.sub(r"\[num_threads: \d+\]", "[num_threads: 0]", booster.model_to_string()).encode()
+    return Model("lightgbm", native, rows.features, dict(rows.categories), params, rows.until_us, _provenance(rows))
 
 
 def score(model: Model, x: Matrix) -> npt.NDArray[np.float64]:

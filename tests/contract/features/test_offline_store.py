@@ -14,6 +14,8 @@ class TestDuckOfflineStore(OfflineStoreContract):
 class TestDuckOfflineStoreInParts(OfflineStoreContract):
     """The same for tables that go through memory in parts."""
 
+    share = 0.2
+
     @pytest.fixture
     def store(self) -> OfflineStore:
         return DuckOfflineStore(rows_at_once=3)

@@ -47,6 +47,19 @@ def model(rows: TrainingSet) -> Model:
     return fitted(rows)
 
 
+def test_a_step_fits_on_its_cores_and_the_model_is_the_same(rows: TrainingSet) -> None:
+    x, y = encode(rows)
+
+    def fit(cores: int) -> tuple[int, Model]:
+        with using(StepContext("r", "fit", 0, ReplayClock(0), cores=cores)):
+            params = {"objective": "binary", "num_leaves": 7, **deterministic()}
+            return params["num_threads"], lightgbm_model(lgb.train(params, lgb.Dataset(x, y), num_boost_round=20), rows)
+
+    (one, alone), (three, shared) = fit(1), fit(3)
+    assert (one, three) == (1, 3)
+    assert alone.native == shared.native
+
+
 @pytest.fixture
 def blobs(tmp_path: Path) -> BlobStore:
     return FileBlobStore(tmp_path / "blobs")
