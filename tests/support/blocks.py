@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tidemill.platform.doctor import examine
+
 ROOT = Path(__file__).resolve().parents[2]
 RUN = ("python", "console")
 SHOWN = ("text", "yaml", "toml", "json")
@@ -122,6 +124,7 @@ def matches(expected: list[str], got: list[str]) -> bool:
 
 
 def copied(project: Path, into: Path) -> Path:
-    """A copy of a prepared project, so that pages don't meet each other's changes."""
+    """A copy of a prepared project, its tables told where they are, so that pages don't meet each other's changes."""
     shutil.copytree(project, into)
+    examine(into, fix=True)
     return into
