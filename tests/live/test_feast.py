@@ -130,8 +130,8 @@ def test_feasts_sdk_reads_and_pushes_through_us_unchanged(imported: dict[str, An
     script = (
         READ
         + """
+from feast import FeatureService
 from feast.data_source import PushMode
-from feast.errors import FeatureServiceNotFoundException
 now = pd.Timestamp.now(tz="UTC").floor("s")
 row = {"courier_id": [1], "town": ["oslo"], "happened": [now], "written": [now], "trips": [777], "rating": [2.5], "pace": [2.5], "home": ["tromso"],
        "ok": [True], "since": [now]}
@@ -142,7 +142,7 @@ except Exception as error:
     out["pushed"] = str(error)
 try:
     store._get_provider().online_store.get_online_features(
-        config=store.config, features=type("S", (), {"name": "none"})(), entity_rows=rows, registry=store.registry, project=store.project)
+        config=store.config, features=FeatureService(name="none", features=[]), entity_rows=rows, registry=store.registry, project=store.project)
 except Exception as error:
     out["missing"] = type(error).__name__
 """
