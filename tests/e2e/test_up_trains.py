@@ -79,6 +79,14 @@ def happens(check: Callable[[], bool]) -> None:
     eventually(check, within_s=300)
 
 
+def child(up: Up, name: str) -> int:
+    """The one process of that name, brought back if it just ended; what it said is shown then, as nothing here ends it."""
+    happens(lambda: len(children(up, name)) == 1)
+    if f"{name} ended with" in up.said.read_text():
+        print((up.project / ".tidemill" / "log" / f"{name}.log").read_text()[-2_000:], file=sys.__stderr__)
+    return children(up, name)[0]
+
+
 def runs(ledger: Ledger) -> list[tuple[str, str, str]]:
     """Id, cause and status of every run, newest last."""
     r = schema.run.c
@@ -136,7 +144,7 @@ def test_killed_trainers_and_reconcilers_lose_and_repeat_nothing(up: Up, ledger:
     run_id = hold(up, ledger)
     done = steps(ledger, run_id)
     assert set(done) == {"training_set", "holdout"}
-    (trainer,), (reconciler,) = children(up, "trainer"), children(up, "reconciler")
+    trainer, reconciler = child(up, "trainer"), child(up, "reconciler")
     os.kill(reconciler, signal.SIGKILL)
     happens(lambda: children(up, "reconciler") not in ([], [reconciler]))
     assert children(up, "trainer") == [trainer], "a training does not depend on who asked for it"
@@ -154,7 +162,7 @@ def test_killed_trainers_and_reconcilers_lose_and_repeat_nothing(up: Up, ledger:
 
 def test_ctrl_c_ends_a_training_and_the_next_up_finishes_it(up: Up, ledger: Ledger, tmp_path: Path) -> None:
     run_id = hold(up, ledger)
-    (trainer,) = children(up, "trainer")
+    trainer = child(up, "trainer")
     up.process.send_signal(signal.SIGINT)
     assert up.process.wait(60) == 0
     with pytest.raises(ProcessLookupError):
