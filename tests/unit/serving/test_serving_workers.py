@@ -38,6 +38,12 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in found.read_text().split()] if found.exists() else []
 
 
+def listening(port: int) -> int:
+    """How many sockets wait for connections at the port (state 0A of proc(5)'s net/tcp)."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(row[1].endswith(f":{port:04X}") and row[3] == "0A" for row in rows)
+
+
 def metric(port: int, secret: str, name: str) -> float:
     """The sum of a metric over its labels, asked on a new connection: whichever process takes it."""
     text = httpx.get(f"http://127.0.0.1:{port}/metrics", headers={"authorization": f"Bearer {secret}"}, timeout=20).text
@@ -56,7 +62,7 @@ def wait_for(what: str, condition: Callable[[], bool]) -> None:
 def test_swaps_lose_no_request_each_answer_is_logged_once_and_metrics_are_of_all(stack: Stack) -> None:
     port, secret = free_port(), stack.tokens.make("load", "admin")
     with server(stack.home, port, WORKERS) as process:
-        wait_for("all workers", lambda: len(children(process.pid)) == WORKERS)
+        wait_for("all workers", lambda: listening(port) == WORKERS)
         counted = [0.0]
         with Load(port, secret, clients=12) as one, Load(port, secret, clients=12) as two:
             for roles in ({"live": 2}, {"live": 2, "canary": (3, 0.5)}, {"live": 3, "shadow": 1}, {"live": 1}):
