@@ -13,9 +13,9 @@ import pyarrow as pa
 from tidemill.core.aggregates import Aggregate
 from tidemill.core.definitions import FeatureView
 from tidemill.features.embedded import holistic
-from tidemill.features.embedded.fields import Field, field_of
 from tidemill.features.embedded.kernels import Keyed, Queries, Summed, Sums, ends, extremes, newest
 from tidemill.features.embedded.source import Int64, Rows
+from tidemill.features.fields import Field, field_of
 
 ZERO = frozenset({"count", "distinct"})
 """Kinds that answer 0, not null, where there is nothing."""

@@ -13,10 +13,11 @@ import pyarrow.types as pt
 
 from tidemill.core.definitions import Table
 from tidemill.core.errors import InvalidError
-from tidemill.features.embedded.fields import Field, conditions, masks
+from tidemill.features.embedded.fields import masks
 from tidemill.features.embedded.hashing import UInt64, combined, digests, mix, seed
 from tidemill.features.embedded.source import Float64, Int64
 from tidemill.features.embedded.tiles import FOREVER, ViewPlan
+from tidemill.features.fields import Field, conditions
 from tidemill.features.ports import MAX_VALUE_BYTES
 
 

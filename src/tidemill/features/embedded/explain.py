@@ -10,8 +10,8 @@ import duckdb
 from tidemill.core.definitions import FeatureView, Table
 from tidemill.core.errors import InvalidError
 from tidemill.features.checks import check_columns
-from tidemill.features.embedded.fields import conditions, fields_of, quote
 from tidemill.features.embedded.source import FOREVER, ORDER, relation
+from tidemill.features.fields import conditions, fields_of, quote
 from tidemill.features.ports import AT, SourceRow
 from tidemill.features.reasons import source_rows
 from tidemill.versioning.ports import Scan

@@ -16,9 +16,9 @@ import pyarrow as pa
 
 from tidemill.core.definitions import FeatureView, Table
 from tidemill.features.checks import check_columns, check_types
-from tidemill.features.embedded.fields import Field, conditions, expression, fields_of, quote, refused
 from tidemill.features.embedded.revisions import Revised, revisions
 from tidemill.features.embedded.source import FILES, ORDER, Int64, Rows, relation
+from tidemill.features.fields import Field, conditions, expression, fields_of, quote, refused
 from tidemill.versioning.ports import Scan
 
 _BROKEN = (duckdb.BinderException, duckdb.ParserException, duckdb.ConversionException)

@@ -15,8 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tidemill.core.definitions import Table
-from tidemill.features.embedded.fields import quote
 from tidemill.features.embedded.source import FILES, FOREVER, ORDER, Int64
+from tidemill.features.fields import quote
 from tidemill.versioning.ports import Scan
 
 NEVER = np.iinfo(np.int64).min

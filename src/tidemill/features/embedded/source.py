@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tidemill.features.embedded.fields import Field, plain_times, quote
+from tidemill.features.embedded.fields import plain_times
+from tidemill.features.fields import Field, quote
 from tidemill.versioning.ports import Scan
 
 FILES = "read_parquet(?, union_by_name = true)"

@@ -17,8 +17,8 @@ import msgspec
 
 from tidemill.core.aggregates import Aggregate
 from tidemill.core.definitions import FeatureView
-from tidemill.features.embedded.fields import Field, field_of
 from tidemill.features.embedded.slots import NEEDS, Slot, answer, newest
+from tidemill.features.fields import Field, field_of
 from tidemill.features.formula import formulas
 
 NEVER = -(2**63)

@@ -14,13 +14,17 @@ import pyarrow as pa
 import sqlglot
 from sqlglot import exp
 
+from tidemill.features.sql.conditions import for_spark, innermost_first
+
 Engine = Literal["duckdb", "spark"]
 ENGINES: tuple[Engine, ...] = ("duckdb", "spark")
+LARGEST = "1.7976931348623157E+308"
+"""The greatest finite float64: NaN and infinity are beyond it in DuckDB and in Spark."""
 
-
-def quote(name: str) -> str:
-    """Spell a name as an identifier of the compiler's dialect."""
-    return '"' + name.replace('"', '""') + '"'
+_PLAIN = (
+    "CAST('1970-01-01' AS TIMESTAMP) + MAKE_DT_INTERVAL(0, 0, 0, CAST(CAST(UNIX_MICROS(x) AS DECIMAL(18, 0)) * 0.000001 AS DECIMAL(18, 6)))"
+)
+"""A time as plain UTC in Spark, whatever the zone of the session."""
 
 
 def text(value: str) -> str:
@@ -30,8 +34,9 @@ def text(value: str) -> str:
 
 def render(query: str, engine: Engine) -> str:
     """A query of the compiler's dialect in that of `engine`, indented."""
-    tree = sqlglot.parse_one(query, read="duckdb")
-    return tree.transform(_replaced, _FUNCTIONS[engine]).sql(dialect=engine, pretty=True)
+    functions = _FUNCTIONS[engine]
+    tree = innermost_first(sqlglot.parse_one(query, read="duckdb"), lambda node: _replaced(node, functions))
+    return str(tree.sql(dialect=engine, pretty=True))
 
 
 def hashable(column: pa.Field) -> bool:
@@ -47,13 +52,18 @@ class _Functions:
 
 
 def _replaced(node: exp.Expression, functions: _Functions) -> exp.Expression:
-    if isinstance(node, exp.Anonymous) and str(node.this).upper() in functions.by_name:
-        return functions.by_name[str(node.this).upper()](node.expressions)
-    return node
+    made = functions.by_name.get(str(node.this).upper()) if isinstance(node, exp.Anonymous) else None
+    return made(node.expressions) if made else node
 
 
 def _call(name: str, *args: exp.Expression) -> exp.Expression:
     return exp.Anonymous(this=name, expressions=list(args))
+
+
+def _written(sql: str, *args: exp.Expression) -> exp.Expression:
+    """A call spelled as a template of the compiler's dialect, `x` standing for its only argument."""
+    tree = sqlglot.parse_one(sql, read="duckdb")
+    return tree.transform(lambda n: args[0].copy() if isinstance(n, exp.Column) and n.name == "x" else n)
 
 
 def _spark_hash(columns: list[exp.Expression]) -> exp.Expression:
@@ -65,15 +75,24 @@ _FUNCTIONS: dict[Engine, _Functions] = {
     "duckdb": _Functions(
         {
             "TM_MICROS": lambda a: _call("EPOCH_US", *a),
+            "TM_PLAIN": lambda a: _call("MAKE_TIMESTAMP", _call("EPOCH_US", *a)),
             "TM_SAME": lambda a: _call("HASH", *a),
             "TM_FOLD": lambda a: _call("LIST_REDUCE", a[0], a[2], a[1]),
+            "TM_WHERE": lambda a: a[0],
+            "TM_EVEN": lambda a: _call("ROUND_EVEN", a[0], exp.Literal.number(0)),
+            "TM_HEX": lambda a: _written("CAST('0x' || x AS BIGINT)", *a),
         }
     ),
     "spark": _Functions(
         {
             "TM_MICROS": lambda a: _call("UNIX_MICROS", *a),
+            "TM_PLAIN": lambda a: _written(_PLAIN, *a),
             "TM_SAME": _spark_hash,
             "TM_FOLD": lambda a: _call("AGGREGATE", *a),
+            "TM_WHERE": lambda a: for_spark(a[0]),
+            "TM_EVEN": lambda a: _call("RINT", *a),
+            "TM_HEX": lambda a: _written("CAST(CONV(x, 16, 10) AS BIGINT)", *a),
+            "ISFINITE": lambda a: _written(f"ABS(x) <= {LARGEST}", *a),
         }
     ),
 }

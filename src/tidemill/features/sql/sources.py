@@ -11,11 +11,14 @@ import pyarrow.types as types
 from sqlglot import exp
 
 from tidemill.core.errors import InvalidError
-from tidemill.features.sql.engines import Engine, quote, render, text
+from tidemill.features.fields import quote
+from tidemill.features.sql.engines import Engine, render, text
 from tidemill.versioning.ports import Scan
 
 ROWS_PER_FILE = 2**40
 """`_order` is the file's place in the scan times this, plus the row's place in the file."""
+_ROW = "_tmp_metadata_row_index"
+"""What Spark's Parquet readers call a row's place in its file; a temporary view does not show it as `_metadata.row_index`."""
 
 _PLAIN: list[tuple[Callable[[pa.DataType], bool], str]] = [
     (types.is_boolean, "BOOLEAN"),
@@ -77,13 +80,16 @@ def spark_glob(path: str) -> str:
 
 
 def spark_order(scan: Scan, files: str) -> str:
-    """The query that adds `_order` to the relation `files` of a scan's files. A file that is not of the scan ends it with an error."""
+    """The query that adds `_order` to the relation `files`, which has the scan's rows with `_file` (a URI) and `_row` (the row's place in its file).
+
+    A file that is not of the scan, or rows without a place, end it with an error.
+    """
     names = ", ".join(f"({text(path)}, {number})" for number, path in enumerate(scan.paths))
-    path = "REGEXP_REPLACE(URL_DECODE(REPLACE(_metadata.file_path, '+', '%2B')), '^file:/+', '/')"
-    lost = "CAST(RAISE_ERROR(CONCAT('not a file of this scan: ', _metadata.file_path)) AS BIGINT)"
+    path = "REGEXP_REPLACE(URL_DECODE(REPLACE(_file, '+', '%2B')), '^file:/+', '/')"
+    lost = "CAST(RAISE_ERROR(CONCAT('no file of this scan, or a row without a place: ', _file)) AS BIGINT)"
     columns = ", ".join(quote(c) for c in scan.schema.names)
     query = (
-        f"SELECT {columns}, COALESCE(n._number, {lost}) * CAST({ROWS_PER_FILE} AS BIGINT) + _metadata.row_index AS _order "
+        f"SELECT {columns}, COALESCE(n._number * CAST({ROWS_PER_FILE} AS BIGINT) + _row, {lost}) AS _order "
         f"FROM {quote(files)} LEFT JOIN (VALUES {names}) AS n(_path, _number) ON n._path = {path}"
     )
     return render(query, "spark")
@@ -106,8 +112,9 @@ def _spark(scan: Scan) -> list[str]:
     inside = [spark_glob(os.path.relpath(p, folder)) for p in scan.paths]
     path = f"{spark_glob(folder)}/{inside[0] if len(inside) == 1 else '{' + ','.join(inside) + '}'}"
     literal = exp.Literal.string(path).sql(dialect="spark")
-    made = f"CREATE OR REPLACE TEMPORARY VIEW {_spark_name(files)} ({spark_schema(scan)})\nUSING parquet OPTIONS (path {literal})"
-    return [made, f"CREATE OR REPLACE TEMPORARY VIEW {_spark_name(scan.table)} AS\n{spark_order(scan, files)}"]
+    made = f"CREATE OR REPLACE TEMPORARY VIEW {_spark_name(files)} ({spark_schema(scan)}, {_ROW} BIGINT)\nUSING parquet OPTIONS (path {literal})"
+    placed = f"CREATE OR REPLACE TEMPORARY VIEW {_spark_name(f'{files}_rows')} AS\nSELECT *, INPUT_FILE_NAME() AS _file, {_ROW} AS _row FROM {_spark_name(files)}"
+    return [made, placed, f"CREATE OR REPLACE TEMPORARY VIEW {_spark_name(scan.table)} AS\n{spark_order(scan, f'{files}_rows')}"]
 
 
 def _spark_name(name: str) -> str:
