@@ -114,7 +114,9 @@ def _mortal(function: Callable[..., Any], seen: set[object], *, before: bool) ->
 @pytest.mark.parametrize(
     ("module", "name", "before"),
     [
-        (history, "_mark", True),  # a whole tick done, and who went live by it would answer the tick once more
+        pytest.param(
+            history, "_mark", True, marks=pytest.mark.slow
+        ),  # a whole tick done, and who went live by it would answer the tick once more
         pytest.param(history, "_in_all", True, marks=pytest.mark.slow),  # published, but no policy knows it yet
         pytest.param(history, "_in_all", False, marks=pytest.mark.slow),  # this policy is through, those of other processes may be
         pytest.param(loop, "monitor", True, marks=pytest.mark.slow),
