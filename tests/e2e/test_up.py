@@ -143,7 +143,7 @@ def test_only_one_up_on_a_home(up: Up) -> None:
 
 
 def children(up: Up, name: str) -> list[int]:
-    listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout.splitlines()
+    listed = subprocess.run(["ps", "-wweo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout.splitlines()
     rows = [line.split(None, 2) for line in listed[1:]]
     return [int(pid) for pid, parent, command in rows if int(parent) == up.process.pid and f"processes {name} " in command]
 

@@ -14,12 +14,13 @@ from tidemill.cli.exits import code_of, explain
 
 COMMANDS = {
     "init": ("project", "Write a small working project."),
-    "up": ("up", "Start console, API, model server, reconciler and trainer."),
+    "up": ("up", "Start console, API, model server, reconciler, trainer, follower."),
     "demo": ("project", "Replay the New York flights of 2013 through the whole loop."),
     "replay": ("retraining", "Try retraining policies on history."),
     "ingest": ("ingestion", "Take in new rows: audit, then publish."),
+    "push": ("ingestion", "Push rows to a table's stream."),
     "validate": ("validation", "Infer, show and check table schemas."),
-    "features": ("features", "List, explain and verify features."),
+    "features": ("features", "List, explain, follow and verify features."),
     "feast": ("feast", "Import a Feast repository, or export one."),
     "train": ("training", "Run a service's pipeline now."),
     "tune": ("tuning", "Show studies and their trials."),

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from tidemill.cli.featurestate import COMMANDS
-from tidemill.cli.options import INSTANT, actor, json_option, limit_option, opened, project_options
+from tidemill.cli import featurestate, streams
+from tidemill.cli.options import INSTANT, actor, json_option, key_of, limit_option, opened, project_options
 from tidemill.cli.output import cell, progress, show_json, show_rows
-from tidemill.core.errors import ConfigError, InvalidError, not_found
+from tidemill.core.errors import ConfigError, not_found
 
 if TYPE_CHECKING:
     from tidemill.features.sql.engines import Engine
@@ -72,7 +71,7 @@ def explain_feature(where: tuple[Path, Sequence[str]], view: str, keys: str, at_
         views = platform.definitions.views
         if view not in views:
             raise not_found("feature view", view, views)
-        row = {**_key(keys, views[view].keys), "at": at_us}
+        row = {**key_of(keys, views[view].keys), "at": at_us}
         found = platform.offline.explain(row, views[view], platform.tables.scan(views[view].table.name), limit=limit)
         table = platform.definitions.tables.get(views[view].table.name, views[view].table)
         if reveal and table.personal:
@@ -86,16 +85,6 @@ def explain_feature(where: tuple[Path, Sequence[str]], view: str, keys: str, at_
     wanted = {a.column for a in views[view].aggregates if a.column}
     columns = ["use", "event_us", "known_us", *sorted(wanted & set(rows[0] if rows else ()))]
     show_rows(rows, columns, as_json=False, empty=f"table {views[view].table.name!r} has no rows of this key near that time")
-
-
-def _key(text: str, names: Sequence[str]) -> dict[str, Any]:
-    try:
-        key = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InvalidError(f"--key is not JSON ({error}); write for example '{json.dumps(dict.fromkeys(names, '…'))}'") from error
-    if not isinstance(key, dict) or set(key) != set(names):
-        raise InvalidError(f"--key must name exactly {', '.join(names)}")
-    return key
 
 
 @features_command.command("verify")
@@ -198,5 +187,5 @@ def search_features(where: tuple[Path, Sequence[str]], text: Sequence[str], kind
     show_rows(rows, ["kind", "name", "is", "owner"], as_json=as_json, empty="nothing in definitions.py has all of these words")
 
 
-for _command in COMMANDS:
+for _command in (*featurestate.COMMANDS, *streams.COMMANDS):
     features_command.add_command(_command)

@@ -1,15 +1,18 @@
-"""tidemill ingest: rows come in."""
+"""tidemill ingest, push: rows come in."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import click
 
 from tidemill.cli.options import INSTANT, json_option, limit_option, opened, project_options
 from tidemill.cli.output import show_json, show_rows
+from tidemill.core.errors import InvalidError, not_found
 
 
 @click.group("ingest", invoke_without_command=True)
@@ -39,7 +42,6 @@ def ingest_command(
 
 
 def _ingest(platform: Any, names: Sequence[str], until: int | None) -> list[Any]:
-    from tidemill.core.errors import not_found
     from tidemill.ingestion import ingest
 
     sources = platform.sources
@@ -121,3 +123,38 @@ def show_batch(where: tuple[Path, Sequence[str]], as_json: bool, batch: str, row
     show_rows(found["anomalies"] or [], ["column", "rule", "expected", "observed", "rows"], as_json=False, empty="no anomalies")
     if sample:
         show_rows(sample, list(sample[0]), as_json=False, title="first rows")
+
+
+@click.command("push")
+@project_options
+@click.argument("table")
+@click.argument("file", type=click.File("rb"), default="-")
+def push_command(project: Path, overrides: Sequence[str], table: str, file: IO[bytes]) -> None:
+    """Push rows of TABLE, a JSON object on each line of FILE (standard input without one), to the stream that the table names.
+
+    They are durable when it ends: `tidemill features follow` takes them online, `tidemill ingest` into the table.
+    """
+    from tidemill.ingestion.push import MAX_ROWS, push
+
+    count = 0
+    with opened(project, overrides) as platform:
+        if table not in platform.definitions.tables:
+            raise not_found("table", table, platform.definitions.tables)
+        topics = list(platform.topics.get(table, {}).values())
+        if not topics:
+            raise InvalidError(f"table {table!r} takes no pushed rows; give it a further source: source=(…, 'push:')")
+        lines = enumerate(iter(file.readline, b""), 1)
+        while rows := [_row(line, number) for number, line in islice(lines, MAX_ROWS)]:
+            push(platform.definitions.tables[table], rows, topics[0])
+            count += len(rows)
+    click.echo(f"{count:,} rows pushed to {table}")
+
+
+def _row(line: bytes, number: int) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise InvalidError(f"line {number} is not JSON: {error}; write an object on each line") from error
+    if not isinstance(row, dict):
+        raise InvalidError(f'line {number} is no object; write for example {{"key": 1}}')
+    return row

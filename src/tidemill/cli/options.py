@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,3 +84,14 @@ def key_values(items: Sequence[str], what: str) -> dict[str, Any]:
             raise click.BadParameter(f"{item!r} is not NAME=VALUE", param_hint=what)
         out[name] = yaml.safe_load(value)
     return out
+
+
+def key_of(text: str, names: Sequence[str]) -> dict[str, Any]:
+    """Read an entity key that was given as `--key JSON`. Raises `InvalidError` unless it names exactly `names`."""
+    try:
+        key = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InvalidError(f"--key is not JSON ({error}); write for example '{json.dumps(dict.fromkeys(names, '…'))}'") from error
+    if not isinstance(key, dict) or set(key) != set(names):
+        raise InvalidError(f"--key must name exactly {', '.join(names)}")
+    return key

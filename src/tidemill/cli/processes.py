@@ -1,4 +1,4 @@
-"""The processes that `tidemill up` keeps alive: `python -m tidemill.cli.processes api|server|reconciler|trainer --project …`."""
+"""The processes that `tidemill up` keeps alive: `python -m tidemill.cli.processes api|server|reconciler|trainer|follower --project …`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LOOK_S = 1.0
 logger = logging.getLogger("tidemill.up")
 
 
-_NAMES = ("api", "server", "reconciler", "trainer")
+_NAMES = ("api", "server", "reconciler", "trainer", "follower")
 
 
 @click.command()
@@ -99,6 +99,17 @@ def trainer(project: Path, overrides: Sequence[str]) -> None:
             time.sleep(LOOK_S)
 
 
+def follower(project: Path, overrides: Sequence[str]) -> None:
+    """Takes events of streams into the online state as they come."""
+    from tidemill.cli import streams
+
+    _yield_to_serving(5)
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    with opened(project, overrides) as platform:
+        streams.run(platform, stop)
+
+
 def _yield_to_serving(by: int) -> None:
     if hasattr(os, "nice"):
         os.nice(by)
@@ -121,7 +132,13 @@ def _remember_turn(platform: Platform, now: int) -> None:
         upsert(db, schema.state, {"name": TURN, "value": to_json({"at_us": now}), "at_us": now})
 
 
-_PROCESSES: dict[str, Callable[[Path, Sequence[str]], None]] = {"api": api, "server": server, "reconciler": reconciler, "trainer": trainer}
+_PROCESSES: dict[str, Callable[[Path, Sequence[str]], None]] = {
+    "api": api,
+    "server": server,
+    "reconciler": reconciler,
+    "trainer": trainer,
+    "follower": follower,
+}
 
 
 def main() -> None:

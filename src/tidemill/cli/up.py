@@ -1,13 +1,17 @@
-"""tidemill up: API with console, model server, reconciler and trainer, kept alive until Ctrl-C."""
+"""tidemill up: API with console, model server, reconciler, trainer and follower, kept alive until Ctrl-C."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from tidemill.cli.options import opened, project_options
+
+if TYPE_CHECKING:
+    from tidemill.platform.root import Platform
 
 CONSOLE = "console"
 """The name of the token behind the link that logs in."""
@@ -21,7 +25,10 @@ CONSOLE = "console"
 )
 @click.option("--no-reconciler", is_flag=True, help="Serve and show only; nothing is ingested, trained or rolled out.")
 def up_command(project: Path, overrides: Sequence[str], port: int | None, serving_port: int | None, no_reconciler: bool) -> int:
-    """Start console, API, model server, reconciler and trainer; those that die are started again. Ctrl-C lets requests finish and stops all."""
+    """Start console, API, model server, reconciler, trainer and, where a feature view reads a stream, its follower; those that die are started again.
+
+    Ctrl-C lets requests finish and stops all.
+    """
     from tidemill.cli.supervisor import Supervisor, check_ports, only_one
 
     given = [*overrides]
@@ -41,8 +48,13 @@ def up_command(project: Path, overrides: Sequence[str], port: int | None, servin
             if secret:
                 click.echo(f"token    {click.style(secret, bold=True)}   shown only now; it is stored as a hash")
                 click.echo("         export TIDEMILL_TOKEN with it for `tidemill predict`; the console asks for it once")
-            names = ["api", "server", *([] if no_reconciler else ["reconciler", "trainer"])]
+            names = ["api", "server", *([] if no_reconciler else ["reconciler", "trainer", *(["follower"] if _streams(platform) else [])])]
             return Supervisor(names, root, given, home / "log", addresses, say=lambda text: click.echo(text, err=True)).run()
+
+
+def _streams(platform: Platform) -> bool:
+    """Whether a feature view reads a table whose events come in a topic."""
+    return any(view.table.name in platform.topics for view in platform.definitions.views.values())
 
 
 def first_token(platform: object) -> str:

@@ -46,9 +46,7 @@ def build_models(platform: Platform) -> Any:
         plan_for = Pins(plan, reader, apply_on_demand).plan_for
         ports = (platform.router, platform.runtime, platform.registry, platform.blobs, platform.log)
         scorers[name] = Scorer(service, plan, *ports, plan_for)
-    tokens, settings = Tokens(platform.ledger, platform.clock), _settings(platform)
-    known_us = platform.reader.known_us
-    return build_app(scorers, tokens, clock=platform.clock, settings=settings, features=_feature_routes(platform), known_us=known_us)
+    return build_app(scorers, Tokens(platform.ledger, platform.clock), **_beside(platform))
 
 
 def _events(platform: Platform, service: str) -> Any:
@@ -67,9 +65,24 @@ def build_features(platform: Platform) -> Any:
     from tidemill.serving import Tokens
     from tidemill.serving.server import build_app
 
-    tokens, settings = Tokens(platform.ledger, platform.clock), _settings(platform)
-    known_us = platform.reader.known_us
-    return build_app({}, tokens, clock=platform.clock, settings=settings, features=_feature_routes(platform), known_us=known_us)
+    return build_app({}, Tokens(platform.ledger, platform.clock), **_beside(platform))
+
+
+def _beside(platform: Platform) -> dict[str, Any]:
+    """What a server needs besides its scorers."""
+    from tidemill.api.queries import streams
+
+    def gauges() -> dict[str, dict[str, float]]:
+        with platform.ledger.read() as db:
+            return streams.gauges(db)
+
+    return {
+        "clock": platform.clock,
+        "settings": _settings(platform),
+        "features": _feature_routes(platform),
+        "known_us": platform.reader.known_us,
+        "streams": gauges,
+    }
 
 
 def _settings(platform: Platform) -> Any:

@@ -57,7 +57,8 @@ class Table:
     `event_time` and `known_time` name timestamp columns.
     `key` names the columns that identify a row over its corrections: of two rows with one key, the one with
     the greater known time replaces the other from that moment on. Without a key every row stands for itself.
-    `pii` names columns that say something about a person: they are never logged or shown in clear.
+    `pii` names columns that say something about a person: they are never logged or shown in clear. `skew` is how far the times of an
+    event may lie ahead of its arrival on a stream (`"5m"`, `"30d"` for what is planned) before it is quarantined; empty: as configured.
     """
 
     name: str
@@ -69,9 +70,12 @@ class Table:
     owner: str = ""
     tags: tuple[str, ...] = ()
     pii: str | tuple[str, ...] = ()
+    skew: str = ""
 
     def __post_init__(self) -> None:
         _named("table", self.name)
+        if self.skew:
+            parse_duration(self.skew)
         for name in ("key", "pii", "tags"):
             _as_tuple(self, name)
 

@@ -207,7 +207,7 @@ def _take(processor: StreamProcessor, state: ViewState, pieces: Iterable[Piece],
         processor.commit({state.digest: mark.text()})
         bar.step(piece.rows.num_rows, state.view.name)
     there = frozenset(map(file_name, published.scan.paths))
-    whole = Mark(published.batches if there <= mark.files else mark.batches, mark.files & there)
+    whole = replace(mark, batches=published.batches if there <= mark.files else mark.batches, files=mark.files & there)
     if whole != mark or not mark.files:
         processor.commit({state.digest: whole.text()})
     return new

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -32,20 +32,26 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """How far a state has taken a table: batches published by then, and the names (hashed) of the files whose rows are all in."""
+    """How far a state has taken a table: batches published by then, and the names (hashed) of the files whose rows are all in.
+
+    `offsets`: of the topics that its events come in, by id, how far each partition has been taken; a topic that is not named has not been followed.
+    """
 
     batches: int = 0
     files: frozenset[str] = frozenset()
+    offsets: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, text: str) -> Mark:
         """From what `text` wrote; nothing taken for an empty text."""
         found = json.loads(text) if text else {}
-        return cls(found.get("batches", 0), frozenset(found.get("files", ())))
+        offsets = {topic: tuple(place) for topic, place in found.get("offsets", {}).items()}
+        return cls(found.get("batches", 0), frozenset(found.get("files", ())), offsets)
 
     def text(self) -> str:
         """For `StreamProcessor.commit`."""
-        return json.dumps({"batches": self.batches, "files": sorted(self.files)})
+        followed = {"offsets": self.offsets} if self.offsets else {}
+        return json.dumps({"batches": self.batches, "files": sorted(self.files), **followed})
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,7 +180,14 @@ class StreamProcessor(FeatureReader, Protocol):
 
     Each version of a view has state of its own. Versions are known by their digest, so a version is never read as another one.
 
-    Guarantees, each checked by `tidemill.testing.features.StreamProcessorContract`:
+    A processor may run out of process (a Flink or Spark job of which this object is the client): it is told rows, marks and times by
+    nothing but these methods, and shares no memory with its caller. Such a one keeps what the embedded one keeps. `push` answers when
+    the job has judged the rows, since it says how many were new; `commit` when a checkpoint holds rows and marks together. After a
+    restart of either side `versions` tells the marks of that checkpoint, and what came later is gone: the caller sends it again, and
+    maybe more, so rows are told apart by key, times and values. `advance` is a watermark that lets state go, never a row that is late.
+    Windows and `latest` are as the offline store's, to the microsecond, and what a checkpoint wrote a `FeatureReader` reads.
+
+    Guarantees, each checked by `tidemill.testing.processors.StreamProcessorContract`:
         equal: reading at t, after all rows visible at t went in, equals `OfflineStore.join` at t.
         exactly once: a row pushed again (same key, times and values) changes nothing; kill -9 and a restart from the cursor equal an undisturbed run.
         patient: a row whose event time is still ahead is kept and counts from that time on.
@@ -225,7 +232,7 @@ class StreamProcessor(FeatureReader, Protocol):
 class BulkProcessor(StreamProcessor, Protocol):
     """A `StreamProcessor` that can also take a whole table from its files, which is several times quicker than pushing its rows.
 
-    Guarantees, each checked by `tidemill.testing.features.BulkProcessorContract`:
+    Guarantees, each checked by `tidemill.testing.processors.BulkProcessorContract`:
         bulk: `load` gives the state that pushing all rows of the table would have given; pushes go on from there.
     """
 

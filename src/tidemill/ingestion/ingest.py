@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -247,6 +248,16 @@ def _profile(table: Table, outcome: _Outcome, profile: Profile, at_us: int) -> d
     first, last = (ends["min"], ends["max"]) if outcome.rows.num_rows else (outcome.batch.available_us,) * 2
     body = profile.to_bytes()
     return {"subject": f"table:{table.name}", "from_us": first, "until_us": last, "rows": profile.rows, "body": body, "at_us": at_us}
+
+
+def begun(table: Table, url: str, ledger: Ledger) -> str | None:
+    """How far ingestion has taken one of a table's sources: its cursor, None when it has taken nothing."""
+    with ledger.read() as db:
+        kept = from_json(db.execute(sa.select(t.state.c.value).where(t.state.c.name == _cursor_name(table))).scalar())
+    if kept is None or len(table.sources) == 1:
+        return None if kept is None else str(kept)
+    of_part = json.loads(kept)[table.sources.index(url)]
+    return None if of_part is None else str(of_part)
 
 
 def _cursor_name(table: Table) -> str:

@@ -1,8 +1,8 @@
 """Where rows come from."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import pyarrow as pa
 
@@ -50,25 +50,56 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One pushed record; `offset` counts from 0 without gaps within a topic."""
+    """One record of a topic. `offset` rises within its partition; `at_us` is when the stream took it, 0 where it does not say."""
 
     offset: int
     body: bytes
+    at_us: int = 0
+    partition: int = 0
+
+    def ahead_us(self, times_us: Iterable[int]) -> int:
+        """How far the latest of some times that the record speaks of lies behind its arrival; 0 where the stream does not say when that was.
+
+        It depends on the record alone, so whoever judges it, whenever and however often, judges alike.
+        """
+        return max((us - self.at_us for us in times_us), default=0) if self.at_us else 0
+
+
+class Extent(NamedTuple):
+    """What a partition has: offsets from `first` (more than 0 once a stream has let go of old records) up to, not including, `end`."""
+
+    first: int
+    end: int
 
 
 class Stream(Protocol):
-    """An append-only log of records per topic.
+    """An append-only log of records per topic, in one or several partitions that are numbered from 0.
 
     Guarantees, each checked by `tidemill.testing.ingestion.StreamContract`:
-        ordered: offsets grow by one; reading from an offset gives what was appended, in order, for every reader.
+        ordered: offsets grow within a partition; reading from an offset gives what was appended from there on, in order, for every reader.
         durable: what `append` returned for survives kill -9.
-        whole: records of one `append` are all there or none.
+        whole: records of one `append` are in one partition, one behind the other, all there or none.
+        measured: `extent` tells where each partition begins and ends; what was appended lies before its end.
+        timed: a record says when the stream took it, by the stream's clock, in microseconds.
     """
 
     def append(self, topic: str, bodies: Sequence[bytes]) -> int:
-        """Add records; return the offset behind the last one."""
+        """Add records; return the offset behind the last one (of the first partition when there are none to add). Raises `InvalidError` for more than fit one append, `UnavailableError`."""
         ...
 
-    def read(self, topic: str, offset: int, *, limit: int = 10_000) -> list[Record]:
-        """Up to `limit` records from `offset` on."""
+    def read(self, topic: str, offset: int, *, limit: int = 10_000, partition: int = 0) -> list[Record]:
+        """Up to `limit` records of a partition from `offset` on, or from its first one where that is gone. Raises `UnavailableError`."""
         ...
+
+    def extent(self, topic: str) -> list[Extent]:
+        """What each partition of a topic has; a topic that nobody has made has one empty partition. Raises `UnavailableError`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """Where the events of a table come in: a topic of a stream. `id` names both over restarts, without secrets: offsets are kept under it."""
+
+    stream: Stream
+    name: str
+    id: str

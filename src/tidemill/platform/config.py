@@ -68,6 +68,19 @@ class ParityConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamConfig:
+    """How events are followed. `skew`: how far their times may lie ahead of their arrival before they are quarantined (a table's own `skew` counts more).
+
+    `batch`: events of one commit, at most; `pause`: how long to wait when nothing has come; `feed`: how often published tables are looked at.
+    """
+
+    skew: str = "1h"
+    batch: int = 10_000
+    pause: str = "100ms"
+    feed: str = "10s"
+
+
+@dataclass(frozen=True, slots=True)
 class ApiConfig:
     """Where console and HTTP API listen."""
 
@@ -97,6 +110,7 @@ class Config:
     stack: StackConfig = field(default_factory=StackConfig)
     retraining: RetrainingConfig = field(default_factory=RetrainingConfig)
     parity: ParityConfig = field(default_factory=ParityConfig)
+    stream: StreamConfig = field(default_factory=StreamConfig)
     api: ApiConfig = field(default_factory=ApiConfig)
     serving: ServingConfig = field(default_factory=ServingConfig)
 
@@ -122,6 +136,10 @@ def load_config(project: Path, overrides: Sequence[str] = (), *, home: Path | No
     parse_duration(config.parity.every)
     if not 0 <= config.parity.share <= 1:
         raise ConfigError(f"parity.share is {config.parity.share}; it must be 0 to 1, for example 0.01 for one row of a hundred")
+    for duration in (config.stream.skew, config.stream.pause, config.stream.feed):
+        parse_duration(duration)
+    if not 1 <= config.stream.batch <= 1_000_000:
+        raise ConfigError(f"stream.batch is {config.stream.batch}; it must be 1 to 1,000,000 events")
     triggers_from(config)
     return config
 

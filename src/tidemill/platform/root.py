@@ -8,15 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from tidemill.core.clock import Clock, WallClock
 from tidemill.core.errors import ConfigError
+from tidemill.core.instants import parse_duration
 from tidemill.core.privacy import Masker, private_columns
 from tidemill.platform.config import Config, load_config, split_url, triggers_from
-from tidemill.platform.lock import secret_key, turn
+from tidemill.platform.lock import alone, secret_key, turn
 from tidemill.platform.project import find_project, load_definitions
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from tidemill.cicd.ports import Builder
     from tidemill.core.definitions import Definitions
     from tidemill.features.ports import FeatureLookup, OfflineStore, OnlineStore, StreamProcessor, VersionedReader
-    from tidemill.ingestion.ports import Source, Stream
+    from tidemill.ingestion.ports import Source, Stream, Topic
     from tidemill.ledger.store import Ledger
     from tidemill.monitoring.ports import AlertSink, LabelStore
     from tidemill.pipelines.ports import Executor
@@ -96,11 +98,7 @@ class Platform:
         scheme, rest = split_url(url, f"stack.{setting}", sorted({*schemes, *adapters}))
         if scheme in schemes:
             return schemes[scheme](rest)
-        try:
-            return adapters[scheme].load()(url, *given)
-        except ModuleNotFoundError as error:
-            extra = adapters[scheme].value.removeprefix("tidemill.adapters.").partition(".")[0]
-            raise ConfigError(f"stack.{setting}: {scheme!r} needs an extra: pip install 'tidemill[{extra}]'") from error
+        return _opened(adapters[scheme], f"stack.{setting}", url, *given)
 
     @property
     def shared_name(self) -> str:
@@ -179,8 +177,9 @@ class Platform:
         """The source of each table that has one, by table name."""
         from tidemill.ingestion.embedded import open_source
 
+        skew_us = parse_duration(self.config.stream.skew)
         return {
-            name: open_source(table.sources, self.project, table, self.stream)
+            name: open_source(table.sources, self.project, table, self.stream, topics=self.topics.get(name, {}), skew_us=skew_us)
             for name, table in self.definitions.tables.items()
             if table.sources
         }
@@ -190,7 +189,32 @@ class Platform:
         """Pushed records, in order."""
         from tidemill.ingestion.embedded import LogStream
 
-        return self._port("stream", files=lambda path: LogStream(Path(path)))  # type: ignore[no-any-return]
+        return self._port("stream", self.shared_name, files=lambda path: LogStream(Path(path), self.clock))  # type: ignore[no-any-return]
+
+    @cached_property
+    def topics(self) -> dict[str, dict[str, Topic]]:
+        """The topics that the events of tables come in, by table name and source URL: what is pushed, and what adapters open."""
+        from tidemill.ingestion.ports import Topic
+        from tidemill.ingestion.pushed import PUSHED
+
+        adapters = {e.name: e for e in entry_points(group="tidemill.sources")}
+        place = urlsplit(self.config.stack.stream)
+        pushed = PUSHED if place.scheme == "files" else f"{PUSHED}@{place.scheme}://{place.netloc.rpartition('@')[2]}{place.path}"
+        found: dict[str, dict[str, Topic]] = {}
+        for name, table in self.definitions.tables.items():
+            for url in table.sources:
+                scheme = url.partition(":")[0]
+                if scheme == "push":
+                    found.setdefault(name, {})[url] = Topic(self.stream, name, pushed)
+                elif scheme in adapters:
+                    found.setdefault(name, {})[url] = _opened(adapters[scheme], f"the source of table {name!r}", url)
+        return found
+
+    @contextmanager
+    def following(self) -> Iterator[bool]:
+        """Held by the process that follows streams; gives False when another one does."""
+        with alone(self.home / "follower.lock") as mine:
+            yield mine
 
     @cached_property
     def offline(self) -> OfflineStore:
@@ -328,10 +352,20 @@ class Platform:
 
     def close(self) -> None:
         """Close what was opened and can be closed."""
-        for opened in list(self.__dict__.values()):
+        topics = [topic.stream for by_url in self.__dict__.get("topics", {}).values() for topic in by_url.values()]
+        for opened in [*self.__dict__.values(), *topics]:
             close = getattr(opened, "close", None)
             if callable(close) and opened is not self.clock:
                 close()
+
+
+def _opened(adapter: EntryPoint, setting: str, *given: str) -> Any:
+    """What an adapter opens. Raises `ConfigError` when the extra that it comes with is not installed."""
+    try:
+        return adapter.load()(*given)
+    except ModuleNotFoundError as error:
+        extra = adapter.value.removeprefix("tidemill.adapters.").partition(".")[0]
+        raise ConfigError(f"{setting}: {adapter.name!r} needs an extra: pip install 'tidemill[{extra}]'") from error
 
 
 def _file(path: str) -> str:

@@ -126,7 +126,16 @@ def make_loop(
         mask=platform.masker if any(map(private_columns, platform.definitions.services.values())) else None,
         writing=platform.writing,
         alone=lambda service: alone(platform.home / f"training-{service}.lock"),
+        followed=lambda: _followed(platform),
     )
+
+
+def _followed(platform: Platform) -> bool:
+    """Whether a process follows the project's streams; a project without any is not asked for."""
+    if not platform.topics:
+        return False
+    with platform.following() as nobody:
+        return not nobody
 
 
 def holdout_rows(ledger: Ledger, blobs: BlobStore, version: ModelVersion) -> HoldoutRows:

@@ -72,7 +72,8 @@ def _fingerprint(rows: pa.Table) -> str:
 def tick(loop: Loop, from_us: int) -> None:
     """A whole turn in the present: what came since, up to the clock's now."""
     reports = ingest(loop)
-    feed(loop)
+    if not loop.followed():
+        feed(loop)
     learn_labels(loop, reports)
     learn_schemas(loop)
     for service in loop.definitions.services.values():

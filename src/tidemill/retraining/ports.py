@@ -94,6 +94,7 @@ class Loop:
     `alone` is held while a service trains; it gives False when another process holds it, and ends with its process.
     `holdout` gives the rows that a version is judged on; `elsewhere` is this loop with the code of another
     folder and its tables pinned to snapshots. `writing` is this process's turn to write online state; `alerts` None: nobody is told. `mask` is how the log hides personal values.
+    `followed`: whether a process follows streams; it then keeps online state fresh from published tables as well.
     """
 
     project: Path
@@ -127,3 +128,4 @@ class Loop:
     parity: Sampling = field(default_factory=Sampling)
     writing: Callable[[], AbstractContextManager[None]] = nullcontext
     alone: Callable[[str], AbstractContextManager[bool]] = lambda _service: nullcontext(True)
+    followed: Callable[[], bool] = lambda: False

@@ -44,8 +44,9 @@ class Pages:
         stopping: Callable[[], bool],
         lags: Callable[[], Mapping[str, float]],
         features: FeatureRoutes | None = None,
+        streams: Callable[[], Mapping[str, Mapping[str, float]]] = dict,
     ) -> None:
-        self._features = features
+        self._features, self._streams = features, streams
         self._endpoints = endpoints
         self._writers = writers
         self._shadows = shadows
@@ -88,6 +89,7 @@ class Pages:
             "feature_lag_seconds": {f'view="{view}"': lag for view, lag in self._lags().items()},
             "features_unavailable": {f'service="{name}"': int(bool(e.scorer.plan.problem)) for name, e in self._endpoints.items()},
         }
+        gauges |= {name: dict(values) for name, values in self._streams().items()}
         services, now, ever = self._services(), self._now(), self._ever()
         if self.board is not None:
             self.publish()

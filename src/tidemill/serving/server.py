@@ -32,6 +32,7 @@ _MODEL = re.compile(r"/v2/(repository/)?models/([^/]+)(?:/versions/([^/]+))?(?:/
 _OPEN = {"/v2/health/live", "/v2/health/ready", "/v2/health"}
 _DRAIN_STEP_S = 0.01
 Known = Callable[[], Mapping[str, int]]
+Gauges = Callable[[], Mapping[str, Mapping[str, float]]]
 
 
 class ModelServer:
@@ -46,6 +47,7 @@ class ModelServer:
         settings: Settings,
         features: FeatureRoutes | None,
         known_us: Known = dict,
+        streams: Gauges = dict,
     ) -> None:
         self.settings = settings
         self._features = features
@@ -70,7 +72,9 @@ class ModelServer:
             self.endpoints[name] = Endpoint(scorer, writer, shadows, clock, settings)
         self.writers: Sequence[LogWriter] = tuple(writers.values())
         self._infer_paths = {f"/v2/models/{name}/infer": endpoint for name, endpoint in self.endpoints.items()}
-        self._pages = Pages(self.endpoints, self.writers, tuple(self.shadows.values()), lambda: self.stopping, self._lags, features)
+        self._pages = Pages(
+            self.endpoints, self.writers, tuple(self.shadows.values()), lambda: self.stopping, self._lags, features, streams
+        )
 
     def _lags(self) -> dict[str, float]:
         """How far the newest known row in the online state of each view lies behind the present, in seconds."""
@@ -271,6 +275,7 @@ def build_app(
     settings: Settings | None = None,
     features: FeatureRoutes | None = None,
     known_us: Known = dict,
+    streams: Gauges = dict,
 ) -> ModelServer:
     """The RSGI application that serves each scorer under its service's name.
 
@@ -281,8 +286,9 @@ def build_app(
         settings: limits and intervals.
         features: answers Feast's feature server protocol beside the models, or without any.
         known_us: tells the greatest known time in the online state of each feature view, for the metrics.
+        streams: tells how far streams are followed, for the metrics: values by label text, by name.
     """
-    return ModelServer(scorers, tokens, clock=clock, settings=settings or Settings(), features=features, known_us=known_us)
+    return ModelServer(scorers, tokens, clock=clock, settings=settings or Settings(), features=features, known_us=known_us, streams=streams)
 
 
 def _new_id() -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from itertools import count as count_from
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,11 @@ from hypothesis import strategies as st
 
 from tidemill.core.aggregates import count
 from tidemill.core.definitions import FeatureView
-from tidemill.core.errors import ConflictError, InvalidError
-from tidemill.core.instants import DAY_US
-from tidemill.features.ports import AT, MAX_STATE_BYTES, BulkProcessor, OfflineStore, OnlineStore, StreamProcessor
+from tidemill.core.errors import InvalidError
+from tidemill.features.ports import AT, MAX_STATE_BYTES, OfflineStore, OnlineStore
 from tidemill.testing.contract import Contract, keeps
 from tidemill.testing.kills import Report, until_killed
-from tidemill.testing.reference import DEFINITIONS, KEYED, MINUTE, PLACE, UTC_US, VIEWS, Rows, arrow, reference, same, scans
+from tidemill.testing.reference import KEYED, MINUTE, PLACE, UTC_US, VIEWS, Rows, reference, same, scans
 
 EXAMPLES = 2000 if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else 50
 TOGETHER = 10
@@ -143,7 +141,7 @@ class OfflineStoreContract(Contract):
     @keeps("aligned")
     def test_a_spine_row_may_occur_often(self, store: OfflineStore, tmp_path: Path) -> None:
         """Aligned."""
-        rows = [_row(happened=MINUTE, learned=MINUTE, delay=3.0)]
+        rows = [one_row(happened=MINUTE, learned=MINUTE, delay=3.0)]
         spine = [{"place": "a", "lane": 1, AT: 2 * MINUTE}] * 3 + [{"place": "b", "lane": 1, AT: 2 * MINUTE}]
         joined = store.join(spine_table(spine), VIEWS, scans(tmp_path, {"keyed": rows, "plain": rows}))
         assert joined["keyed_windows__count_6m"].to_pylist() == [1, 1, 1, 0]
@@ -154,7 +152,7 @@ class OfflineStoreContract(Contract):
     @keeps("leak-free")
     def test_peeking_is_an_error_or_impossible(self, store: OfflineStore, tmp_path: Path) -> None:
         """leak-free: a row that has happened and is not yet known does not count, and a time without a zone is refused."""
-        rows = [_row(happened=MINUTE, learned=9 * MINUTE, delay=3.0)]
+        rows = [one_row(happened=MINUTE, learned=9 * MINUTE, delay=3.0)]
         spine = [{"place": "a", "lane": 1, AT: 9 * MINUTE - 1}, {"place": "a", "lane": 1, AT: 9 * MINUTE}]
         found = store.join(spine_table(spine), VIEWS, scans(tmp_path, {"keyed": rows, "plain": rows}))
         assert found["plain_lanes__count_12m"].to_pylist() == [0, 1]
@@ -167,8 +165,11 @@ class OfflineStoreContract(Contract):
     @keeps("windows")
     def test_news_that_is_older_than_the_window_does_not_count(self, store: OfflineStore, tmp_path: Path) -> None:
         """Windows: a row known only after its window has passed, and a correction that late, are never seen, nor missed from the sums."""
-        rows = [_row(happened=MINUTE, learned=10 * MINUTE, delay=3.0), _row(id="y", happened=7 * MINUTE, learned=7 * MINUTE, delay=5.0)]
-        rows.append(_row(id="y", happened=7 * MINUTE, learned=16 * MINUTE, delay=8.0))
+        rows = [
+            one_row(happened=MINUTE, learned=10 * MINUTE, delay=3.0),
+            one_row(id="y", happened=7 * MINUTE, learned=7 * MINUTE, delay=5.0),
+        ]
+        rows.append(one_row(id="y", happened=7 * MINUTE, learned=16 * MINUTE, delay=8.0))
         spine = [{"place": "a", "lane": 1, AT: minute * MINUTE} for minute in (6, 9, 10, 13, 15, 16)]
         found = store.join(spine_table(spine), VIEWS[:1], scans(tmp_path, {"keyed": rows}))
         assert found["keyed_windows__count_6m"].to_pylist() == [0, 1, 1, 1, 0, 0]
@@ -191,7 +192,8 @@ class OfflineStoreContract(Contract):
         check()
 
 
-def _row(**values: Any) -> dict[str, Any]:
+def one_row(**values: Any) -> dict[str, Any]:
+    """A row of the test tables with these values."""
     return {"id": "x", "place": "a", "lane": 1, "happened": 0, "learned": 0, "delay": None, "word": None} | values
 
 
@@ -288,209 +290,3 @@ def _write_for_ever(store: OnlineStore, report: Report) -> None:
     for turn in count_from(0):
         store.write({(view, str(key)): b"%d" % turn for view in ("v", "w") for key in range(_MANY)}, {"v": str(turn)})
         report(turn)
-
-
-@dataclass(slots=True)
-class _Replay:
-    """Pushes rows slot by slot, reads after each, and compares with the reference."""
-
-    open_processor: Callable[[], StreamProcessor]
-    pushed: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {"keyed": [], "plain": []})
-
-    def compare(self, processor: StreamProcessor, at: int) -> None:
-        keys = [{"place": p, "lane": n} for p in ("a", "b", "nowhere", None) for n in (1, 2, None)]
-        for key, row in zip(keys, processor.read(VIEWS, keys, at), strict=True):
-            expected: dict[str, Any] = {}
-            for view in VIEWS:
-                expected |= reference(view, self.pushed[view.table.name], key, at)
-            assert same(expected, row), (key, at, expected, row)
-
-
-class StreamProcessorContract(Contract):
-    """Supply an `open_processor` fixture: each call opens a processor of `DEFINITIONS` on the same store; `fresh` starts with an empty one."""
-
-    @pytest.fixture
-    def open_processor(self) -> Callable[..., StreamProcessor]:
-        """Opens the processor under test: `open_processor(fresh=True)` on a new store, else on the last one; `definitions=` others."""
-        raise TypeError(f"{type(self).__name__} needs an open_processor fixture")
-
-    @keeps("equal", "exactly once", "patient", "rewinding")
-    def test_any_stream_equals_the_reference(self, open_processor: Callable[..., StreamProcessor]) -> None:
-        """Equal, exactly once, patient, rewinding: whatever the order, the repetitions, the commits and the restarts."""
-
-        @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
-        @given(histories(), histories(), st.lists(st.integers(0, 40 * MINUTE), min_size=1, max_size=4), st.data())
-        def check(keyed: Rows, plain: Rows, reads: list[int], data: st.DataObject) -> None:
-            reads = sorted(reads)
-            replay, processor = _Replay(open_processor), open_processor(fresh=True)
-            slots = {name: _slots(rows, reads, data) for name, rows in (("keyed", keyed), ("plain", plain))}
-            for slot, at in enumerate(reads):
-                if data.draw(st.booleans(), "advance"):
-                    processor.advance(at)
-                for name, by_slot in slots.items():
-                    batch = by_slot[slot]
-                    new = processor.push(name, arrow(batch))
-                    assert new == len(_new(batch, replay.pushed[name]))
-                    replay.pushed[name] += batch
-                    assert processor.push(name, arrow(batch)) == 0
-                replay.compare(processor, at)
-                replay.compare(processor, data.draw(st.integers(max(0, at - 12 * MINUTE), at), "earlier"))
-                if data.draw(st.booleans(), "restart"):
-                    processor.commit()
-                    processor = open_processor()
-                    replay.compare(processor, at)
-
-        check()
-
-    def test_rewinding_for_a_day(self, open_processor: Callable[..., StreamProcessor]) -> None:
-        """A day before the newest read is answered as it was then, also after a commit has tidied and a restart."""
-        hours = range(0, 50, 2)
-        rows = [
-            _row(id=str(h % 7), happened=h * 60 * MINUTE, learned=h * 60 * MINUTE, delay=float(h), place="ab"[h % 4 // 2]) for h in hours
-        ]
-        replay, processor = _Replay(open_processor), open_processor(fresh=True)
-        replay.pushed = {"keyed": rows, "plain": rows}
-        for table in ("keyed", "plain"):
-            processor.push(table, arrow(rows))
-        for now in (48 * 60 * MINUTE + 1, 49 * 60 * MINUTE):
-            processor.advance(now)
-            for earlier in (now, now - DAY_US // 2, now - DAY_US):
-                replay.compare(processor, earlier)
-            processor.commit()
-            processor = open_processor()
-
-    @keeps("exactly once")
-    def test_what_was_not_committed_can_be_pushed_again(self, open_processor: Callable[..., StreamProcessor]) -> None:
-        """Exactly once: a crash before commit leaves the older whole state."""
-        rows = [_row(id=str(i), happened=i * MINUTE, learned=i * MINUTE, delay=float(i)) for i in range(6)]
-        replay, processor = _Replay(open_processor), open_processor(fresh=True)
-        processor.push("keyed", arrow(rows[:3]))
-        processor.commit()
-        processor.push("keyed", arrow(rows[3:]))
-        processor = open_processor()
-        replay.pushed["keyed"] = rows[:3]
-        replay.compare(processor, 5 * MINUTE)
-        assert processor.push("keyed", arrow(rows)) == 3
-        replay.pushed["keyed"] = rows
-        replay.compare(processor, 6 * MINUTE)
-
-    @keeps("versioned")
-    def test_a_version_is_never_read_as_another_one(self, open_processor: Callable[..., StreamProcessor]) -> None:
-        """Versioned: a changed view is built beside the old one, which is served meanwhile; other views do not notice."""
-        row, later = _row(happened=MINUTE, learned=MINUTE), _row(id="y", happened=MINUTE, learned=2 * MINUTE)
-        processor = open_processor(fresh=True)
-        for table in ("keyed", "plain"):
-            processor.push(table, arrow([row]))
-        processor.commit()
-        old, wider = DEFINITIONS.views["keyed_windows"], FeatureView("keyed_windows", PLACE, KEYED, [count(over="8m", hop="2m")])
-        changed = open_processor(definitions=replace(DEFINITIONS, views={**DEFINITIONS.views, "keyed_windows": wider}))
-        state = {(s.view.name, s.wanted): s for s in changed.versions()}
-        assert (state["keyed_windows", True].status, state["keyed_windows", False].current) == ("absent", True)
-        assert {s.status for (name, _), s in state.items() if name != "keyed_windows"} == {"published"}
-        asked, digest = [{"place": "a"}], state["keyed_windows", True].digest
-        for status in ("absent", "building", "complete"):
-            assert next(s.status for s in changed.versions() if s.digest == digest) == status
-            with pytest.raises(InvalidError):
-                changed.read([wider], asked, 2 * MINUTE)
-            assert changed.read([old], asked, 2 * MINUTE)[0]["keyed_windows__count_6m"] == 1 + (status == "complete")
-            if status == "absent":
-                changed.reset("keyed_windows")
-            elif status == "building":
-                assert changed.push("keyed", arrow([row, later]), only={digest}) == 2
-                changed.push("keyed", arrow([later]))
-                changed.commit()
-                changed.publish({digest: False})
-        changed.publish({digest: True})
-        changed = open_processor(definitions=replace(DEFINITIONS, views={**DEFINITIONS.views, "keyed_windows": wider}))
-        assert changed.read([wider, old, DEFINITIONS.views["plain_windows"]], asked, 2 * MINUTE)[0]["keyed_windows__count_8m"] == 2
-        with pytest.raises(ConflictError):
-            changed.drop(digest)
-        changed.drop(state["keyed_windows", False].digest)
-        with pytest.raises(InvalidError):
-            changed.read([old], asked, 2 * MINUTE)
-        assert changed.read([wider], asked, 2 * MINUTE) == [{"keyed_windows__count_8m": 2}]
-
-    @keeps("marked")
-    def test_a_mark_is_there_with_what_was_pushed_before_it(self, open_processor: Callable[..., StreamProcessor]) -> None:
-        """Marked: a mark that was not committed, and rows that were not, are gone together."""
-        processor = open_processor(fresh=True)
-        mine = next(s for s in processor.versions() if s.view.name == "keyed_windows")
-        processor.push("keyed", arrow([_row(happened=MINUTE, learned=MINUTE)]))
-        processor.commit({mine.digest: "first"})
-        processor.push("keyed", arrow([_row(id="y", happened=MINUTE, learned=2 * MINUTE)]))
-        processor = open_processor()
-        again = next(s for s in processor.versions() if s.digest == mine.digest)
-        assert (again.mark, again.known_us, again.status) == ("first", MINUTE, "published")
-        assert processor.read([DEFINITIONS.views["keyed_windows"]], [{"place": "a"}], 3 * MINUTE)[0]["keyed_windows__count_6m"] == 1
-        processor.commit()
-        assert next(s.mark for s in processor.versions() if s.digest == mine.digest) == "first"
-
-    @keeps("versioned")
-    def test_reset_begins_anew(self, open_processor: Callable[..., StreamProcessor]) -> None:
-        """Versioned: what was there counts neither twice nor at all."""
-        row = _row(happened=MINUTE, learned=MINUTE)
-        processor = open_processor(fresh=True)
-        processor.push("keyed", arrow([row]))
-        processor.commit()
-        processor.reset("keyed_windows")
-        digest = next(s.digest for s in processor.versions() if s.view.name == "keyed_windows")
-        processor = open_processor()
-        assert processor.push("keyed", arrow([row]), only={digest}) == 1
-        processor.commit()
-        processor.publish({digest: True})
-        assert processor.read([DEFINITIONS.views["keyed_windows"]], [{"place": "a"}], 2 * MINUTE)[0]["keyed_windows__count_6m"] == 1
-
-
-class BulkProcessorContract(StreamProcessorContract):
-    """Supply an `open_processor` fixture as for a `StreamProcessor`."""
-
-    @keeps("bulk")
-    def test_a_load_is_as_good_as_pushing_everything(self, open_processor: Callable[..., BulkProcessor], tmp_path: Path) -> None:
-        """Bulk: what a load took is there after a restart, counts once when it is pushed as well, and can be corrected."""
-
-        @settings(max_examples=EXAMPLES // 2, deadline=None, suppress_health_check=list(HealthCheck))
-        @given(histories(), histories(), st.lists(st.integers(0, 40 * MINUTE), min_size=2, max_size=3), st.data())
-        def check(keyed: Rows, plain: Rows, times: list[int], data: st.DataObject) -> None:
-            (first, *later), rows = sorted(times), {"keyed": keyed, "plain": plain}
-            cuts = {name: data.draw(st.integers(0, len(all_)), name) for name, all_ in rows.items()}
-            replay, processor = _Replay(open_processor), open_processor(fresh=True)
-            for name, all_ in rows.items():
-                taken = replay.pushed[name] = [dict(row) for row in all_[: cuts[name]]]
-                scan = scans(tmp_path, {name: taken}, [len(taken) // 2])[name]
-                for state in (s for s in processor.versions() if s.view.table.name == name):
-                    processor.load(state.digest, scan, at_us=first)
-            processor.commit()
-            processor.publish({state.digest: True for state in processor.versions()})
-            processor = open_processor() if data.draw(st.booleans(), "restart") else processor
-            replay.compare(processor, first)
-            replay.compare(processor, data.draw(st.integers(max(0, first - 12 * MINUTE), first), "earlier"))
-            for at in later:
-                if data.draw(st.booleans(), "advance"):
-                    processor.advance(at)
-                for name, all_ in rows.items():
-                    processor.push(name, arrow(all_))
-                    replay.pushed[name] = [*replay.pushed[name], *(dict(row) for row in all_[cuts[name] :])]
-                replay.compare(processor, at)
-                if data.draw(st.booleans(), "commit"):
-                    processor.commit()
-                    processor = open_processor()
-
-        check()
-
-
-def _slots(rows: Rows, reads: list[int], data: st.DataObject) -> list[list[dict[str, Any]]]:
-    """Spread rows over the times before each read; none comes later than the shortest retention after it was known."""
-    made: list[list[dict[str, Any]]] = [[] for _ in reads]
-    for row in rows:
-        latest_slot = next((i for i in range(1, len(reads)) if reads[i - 1] > (row["learned"] or 0) + 8 * MINUTE), len(reads)) - 1
-        made[data.draw(st.integers(0, latest_slot), "slot")].append(dict(row))
-    return made
-
-
-def _new(batch: Rows, before: Rows) -> list[Mapping[str, Any]]:
-    seen, new = list(before), []
-    for row in batch:
-        if row not in seen and row["learned"] is not None:
-            new.append(row)
-        seen.append(row)
-    return new

@@ -7,8 +7,9 @@ from itertools import count
 import pyarrow as pa
 import pytest
 
-from tidemill.core.instants import DAY_US, HOUR_US
-from tidemill.ingestion.ports import Batch, Source, Stream, UnreadableError
+from tidemill.core.clock import WallClock
+from tidemill.core.instants import DAY_US, HOUR_US, SECOND_US
+from tidemill.ingestion.ports import Batch, Extent, Source, Stream, UnreadableError
 from tidemill.testing.contract import Contract, keeps
 from tidemill.testing.kills import Report, until_killed
 
@@ -149,6 +150,26 @@ class StreamContract(Contract):
         other.append("a", [b"z"])
         assert [r.body for r in stream.read("a", 1)] == [b"y", b"z"]
         assert reopen().read("a", 0) == stream.read("a", 0)
+
+    @keeps("measured")
+    def test_measured_from_the_first_offset_to_the_end(self, stream: Stream, reopen: Callable[[], Stream]) -> None:
+        assert stream.extent("a") == [Extent(0, 0)]
+        stream.append("a", [b"x", b"y"])
+        stream.append("a", [b"z"])
+        for one in (stream, reopen()):
+            assert one.extent("a") == [Extent(0, 3)]
+            assert one.read("a", one.extent("a")[0].end) == []
+
+    @keeps("timed")
+    def test_timed_by_the_stream(self, stream: Stream, reopen: Callable[[], Stream]) -> None:
+        before = WallClock().now_us()
+        stream.append("a", [b"x", b"y"])
+        stream.append("a", [b"z"])
+        after = WallClock().now_us()
+        times = [r.at_us for r in reopen().read("a", 0)]
+        assert times == sorted(times)
+        assert before - SECOND_US <= times[0]
+        assert times[-1] <= after + SECOND_US
 
     @keeps("ordered", "whole")
     def test_threads_lose_nothing_and_appends_stay_whole(self, stream: Stream, reopen: Callable[[], Stream]) -> None:

@@ -8,7 +8,8 @@ import pytest
 from tidemill.core.definitions import Definitions
 from tidemill.features.embedded import SqliteOnlineStore, ViewProcessor
 from tidemill.features.ports import BulkProcessor, OnlineStore
-from tidemill.testing.features import BulkProcessorContract, OnlineStoreContract, StreamProcessorContract
+from tidemill.testing.features import OnlineStoreContract
+from tidemill.testing.processors import BulkProcessorContract, StreamProcessorContract
 from tidemill.testing.reference import DEFINITIONS
 
 
@@ -16,6 +17,10 @@ class TestSqliteOnlineStore(OnlineStoreContract):
     @pytest.fixture
     def open_store(self, tmp_path: Path) -> Callable[[], OnlineStore]:
         return partial(SqliteOnlineStore, tmp_path / "online.db")
+
+
+def open_view_processor(path: Path) -> ViewProcessor:
+    return ViewProcessor(SqliteOnlineStore(path), DEFINITIONS)
 
 
 class TestViewProcessor(BulkProcessorContract, StreamProcessorContract):
@@ -29,3 +34,7 @@ class TestViewProcessor(BulkProcessorContract, StreamProcessorContract):
             return ViewProcessor(SqliteOnlineStore(last[0]), definitions)
 
         return open_
+
+    @pytest.fixture
+    def open_elsewhere(self, tmp_path: Path) -> Callable[[], BulkProcessor]:
+        return partial(open_view_processor, tmp_path / "elsewhere.db")

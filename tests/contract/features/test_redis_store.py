@@ -20,7 +20,8 @@ from tidemill.core.definitions import Definitions
 from tidemill.core.errors import LostError, UnavailableError
 from tidemill.features.embedded import ViewProcessor
 from tidemill.features.ports import BulkProcessor, OnlineStore
-from tidemill.testing.features import BulkProcessorContract, OnlineStoreContract, StreamProcessorContract
+from tidemill.testing.features import OnlineStoreContract
+from tidemill.testing.processors import BulkProcessorContract, StreamProcessorContract
 from tidemill.testing.reference import DEFINITIONS
 
 pytestmark = [pytest.mark.live, pytest.mark.xdist_group("redis")]
@@ -48,6 +49,10 @@ class TestRedisOnlineStoreThatSendsAhead(OnlineStoreContract):
         return partial(RedisOnlineStore, parse(server.url, project), stage_bytes=0)
 
 
+def open_view_processor(url: str, project: str) -> ViewProcessor:
+    return ViewProcessor(open_online(url, project), DEFINITIONS)
+
+
 class TestViewProcessorOnRedis(BulkProcessorContract, StreamProcessorContract):
     @pytest.fixture
     def open_processor(self, server: Server) -> Callable[..., BulkProcessor]:
@@ -59,6 +64,10 @@ class TestViewProcessorOnRedis(BulkProcessorContract, StreamProcessorContract):
             return ViewProcessor(open_online(server.url, last[0]), definitions)
 
         return open_
+
+    @pytest.fixture
+    def open_elsewhere(self, server: Server) -> Callable[[], BulkProcessor]:
+        return partial(open_view_processor, server.url, uuid4().hex)
 
 
 def states(n: int, body: bytes = b"x", view: str = "v") -> dict[tuple[str, str], bytes]:

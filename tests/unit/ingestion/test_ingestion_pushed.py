@@ -1,16 +1,21 @@
 """Pushed rows become batches that stay the same however often they are read."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
+from tidemill.core.clock import WallClock
 from tidemill.core.definitions import Table
 from tidemill.core.errors import InvalidError
+from tidemill.core.instants import HOUR_US, format_instant
 from tidemill.ingestion.embedded import LogStream, open_source
-from tidemill.ingestion.ports import Batch, Source, UnreadableError
+from tidemill.ingestion.eventquarantine import EventQuarantine
+from tidemill.ingestion.ports import Batch, Source
 
 TABLE = Table("taps", "push:", event_time="at", known_time="seen_at", key="id")
 
@@ -77,12 +82,43 @@ def test_times_and_absent_and_mixed_values(pushes: Pushes) -> None:
     assert batch.rows.select(["v", "w"]).to_pylist() == [{"v": "1", "w": None}, {"v": "y", "w": "x"}]
 
 
-def test_an_unreadable_record_is_told_with_its_place(pushes: Pushes) -> None:
+def test_what_is_no_row_is_set_aside_with_its_place_and_the_others_come(pushes: Pushes) -> None:
+    ahead = format_instant(WallClock().now_us() + 2 * HOUR_US)
+    bodies = [b"{not json", b"[1]", b'{"id": 1, "at": 5}', b'{"seen_at": 1, "id": 2}', b'{"at": true, "seen_at": 1, "id": 3}']
+    bodies += [b'{"at": 1, "seen_at": 1}', json.dumps({"id": 4, "at": ahead, "seen_at": 1}).encode(), b"\xff\xfe"]
+    pushes.stream.append("taps", bodies)
+    (batch,) = pushes.read()
+    assert _ids([batch]) == [[1]]
+    assert pc.is_valid(batch.rows["seen_at"]).to_pylist() == [True], "without a known time, it is known from its arrival on"
+    kept = EventQuarantine(LogStream(pushes.root), "taps").newest(20)
+    assert [(q.offset, q.kind) for q in kept[::-1]] == [
+        (0, "unreadable"), (1, "unreadable"), (3, "incomplete"), (4, "incomplete"), (5, "incomplete"), (6, "future"), (7, "unreadable")
+    ]  # fmt: skip
+    assert (kept[0].body, kept[1].reason.count("ahead of its arrival"), kept[2].reason) == (
+        "\\xff\\xfe", 1, "lacks id, of the key of table 'taps'"
+    )  # fmt: skip
+    pushes.read()
+    assert EventQuarantine(pushes.stream, "taps").counts() == {"unreadable": 3, "incomplete": 3, "future": 1}, "read again, kept once"
+
+
+def test_a_batch_of_nothing_but_junk_is_passed_over(pushes: Pushes) -> None:
     pushes.stream.append("taps", [b"{not json"])
-    with pytest.raises(UnreadableError, match="pushed 0 to 1") as caught:
-        pushes.read()
+    assert pushes.read() == []
     pushes.push({"id": "a"})
-    assert _ids(pushes.read(caught.value.cursor)) == [["a"]]
+    (batch,) = pushes.read()
+    assert (_ids([batch]), batch.origin, pushes.read(batch.cursor)) == ([["a"]], "pushed 1 to 2", [])
+
+
+def test_how_far_ahead_an_event_may_lie_is_the_tables_to_say(pushes: Pushes) -> None:
+    ahead = WallClock().now_us() + 3 * HOUR_US
+    pushes.push({"id": "a", "at": ahead}, {"id": "b", "seen_at": ahead}, {"id": "c"})
+    for table, skew_us, came in (
+        (TABLE, HOUR_US, ["c"]),
+        (TABLE, 4 * HOUR_US, ["a", "b", "c"]),
+        (replace(TABLE, skew="4h"), 1, ["a", "b", "c"]),
+    ):
+        source = open_source("push:", pushes.root, table, pushes.stream, skew_us=skew_us)
+        assert _ids(pushes.read(source=source)) == [came]
 
 
 def test_a_foreign_cursor_is_refused(pushes: Pushes) -> None:

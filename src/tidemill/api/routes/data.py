@@ -1,24 +1,23 @@
 """Tables, snapshots, batches with their anomalies, schemas, and rows pushed over HTTP."""
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Annotated, Any
 
-import msgspec
 from fastapi import APIRouter, Body, Depends
 
+from tidemill import ingestion
 from tidemill.api.access import allow
 from tidemill.api.queries import data
 from tidemill.api.queries.rejected import rejected_rows
 from tidemill.api.routes.shared import Limit, Offset, Platform
 from tidemill.core.definitions import Table
-from tidemill.core.errors import InvalidError, NotFoundError, not_found
-from tidemill.core.instants import parse_instant
+from tidemill.core.errors import NotFoundError, not_found
+from tidemill.ingestion.ports import Topic
+from tidemill.ingestion.pushed import PUSHED
 from tidemill.ledger.store import emit
 from tidemill.serving.tokens import Access
 
 router = APIRouter(tags=["data"])
-MAX_ROWS = 10_000
 
 
 def _table(platform: Platform, name: str) -> Table:
@@ -85,23 +84,7 @@ Rows = Annotated[list[dict[str, Any]], Body(description="rows of the table; time
 def push(platform: Platform, name: str, body: Rows, access: Annotated[Access, Depends(allow("ingest"))]) -> dict[str, Any]:
     """Append rows to the table's stream; they are durable when this answers, and counted when the loop has read them."""
     table = _table(platform, name)
-    if not 1 <= len(body) <= MAX_ROWS:
-        raise InvalidError(f"a push takes 1 to {MAX_ROWS:,} rows, not {len(body):,}; send more in several requests")
-    checked = [_checked(table, row, number) for number, row in enumerate(body)]
-    offset = platform.stream.append(name, checked)
+    offset = ingestion.push(table, body, Topic(platform.stream, name, PUSHED))
     with platform.ledger.write(durable=False) as db:
         emit(db, "rows.pushed", name, {"rows": len(body), "offset": offset}, at_us=platform.clock.now_us(), actor=access.name)
     return {"offset": offset, "rows": len(body)}
-
-
-def _checked(table: Table, row: dict[str, Any], number: int) -> bytes:
-    wanted: Sequence[str] = (table.event_time, table.known_time, *table.keys)
-    if missing := [column for column in dict.fromkeys(wanted) if column and row.get(column) is None]:
-        raise InvalidError(f"row {number} lacks {', '.join(missing)}; each row of {table.name!r} needs {', '.join(dict.fromkeys(wanted))}")
-    for column in (table.event_time, table.known_time):
-        value = row[column]
-        if isinstance(value, bool) or not isinstance(value, int | str):
-            raise InvalidError(f"row {number}: {column} must be an ISO 8601 text or microseconds, not {value!r}")
-        if isinstance(value, str):
-            parse_instant(value)
-    return msgspec.json.encode(row)

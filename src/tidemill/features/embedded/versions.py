@@ -104,6 +104,9 @@ class ViewProcessor:
             self._gone.add(place.name)
             self._broken = True
             raise
+        except BaseException:  # rows may be half in: what the store has counts
+            self._broken = True
+            raise
 
     def _takes(self, place: Place, only: Collection[str] | None) -> bool:
         return (place.status != "absent" or place.digest in self._fresh) and (only is None or place.digest in only)

@@ -1,8 +1,8 @@
 """A durable append-only log per topic, in one file each.
 
-A file is a row of frames, one per `append`: length, CRC-32 and the records. A frame that is cut short or damaged at the end was never
-acknowledged; the next append cuts it off. Appends of several threads share an fsync, those of several processes take turns by a
-lock on the file.
+A file is a row of frames, one per `append`: length, CRC-32, the number of records, when they were taken, and the records. A frame that
+is cut short or damaged at the end was never acknowledged; the next append cuts it off. Appends of several threads share an fsync, those
+of several processes take turns by a lock on the file.
 """
 
 import fcntl
@@ -16,12 +16,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tidemill.core.clock import Clock, WallClock
 from tidemill.core.errors import InvalidError, UnavailableError
-from tidemill.ingestion.ports import Record
+from tidemill.ingestion.ports import Extent, Record
 
 _TOPIC = re.compile(r"[a-z][a-z0-9_-]{0,99}")
 _FRAME = struct.Struct("<II")  # bytes of the payload, CRC-32 of it
 _COUNT = struct.Struct("<I")
+_TIME = struct.Struct("<q")
+_TIMED = 1 << 31
+"""Set in a frame's number of records when a time follows; frames of before have none."""
 _LARGEST = 256 << 20
 
 
@@ -41,16 +45,17 @@ class _Topic:
 
 
 class LogStream:
-    """A `Stream` in a folder: `<topic>.log`."""
+    """A `Stream` in a folder: `<topic>.log`. A topic has one partition."""
 
-    def __init__(self, root: Path) -> None:
-        self._root = Path(root)
+    def __init__(self, root: Path, clock: Clock | None = None) -> None:
+        self._root, self._clock = Path(root), clock or WallClock()
         self._topics: dict[str, _Topic] = {}
         self._lock = threading.Lock()
 
     def append(self, topic: str, bodies: Sequence[bytes]) -> int:
         held = self._topic(topic)
-        payload = _COUNT.pack(len(bodies)) + b"".join(_COUNT.pack(len(body)) + body for body in bodies)
+        taken = _COUNT.pack(len(bodies) | _TIMED) + _TIME.pack(self._clock.now_us())
+        payload = taken + b"".join(_COUNT.pack(len(body)) + body for body in bodies)
         if len(payload) > _LARGEST:
             raise InvalidError(f"{len(payload)} bytes are too many for one append to {topic!r}; the limit is {_LARGEST}")
         try:
@@ -69,23 +74,31 @@ class LogStream:
             raise UnavailableError(f"{held.path} cannot be written: {exc}; nothing was acknowledged, try again") from exc
         return count
 
-    def read(self, topic: str, offset: int, *, limit: int = 10_000) -> list[Record]:
+    def read(self, topic: str, offset: int, *, limit: int = 10_000, partition: int = 0) -> list[Record]:
         if offset < 0:
             raise InvalidError(f"offsets start at 0, not {offset}")
+        if partition:
+            raise InvalidError(f"topic {topic!r} has one partition, 0; there is no {partition}")
         held = self._topic(topic)
         with held.lock:
             _catch_up(held)
-            first = max(bisect_right(held.offsets, offset) - 1, 0)
-            frames = list(zip(held.starts[first:], held.offsets[first:], strict=True))
+            first, frames = max(bisect_right(held.offsets, offset) - 1, 0), len(held.starts)
         records: list[Record] = []
-        for start, number in frames:
-            for body in _bodies(held.descriptor, start):
-                if number >= offset and len(records) < limit:
-                    records.append(Record(number, body))
-                number += 1
+        for i in range(first, frames):
+            number = held.offsets[i]
+            at_us, bodies = _frame(held.descriptor, held.starts[i])
+            chosen = bodies[max(0, offset - number) :][: limit - len(records)]
+            number += max(0, offset - number)
+            records += [Record(number + n, body, at_us) for n, body in enumerate(chosen)]
             if len(records) >= limit:
                 break
         return records
+
+    def extent(self, topic: str) -> list[Extent]:
+        held = self._topic(topic)
+        with held.lock:
+            _catch_up(held)
+            return [Extent(0, held.count)]
 
     def _topic(self, topic: str) -> _Topic:
         if not _TOPIC.fullmatch(topic):
@@ -117,7 +130,7 @@ def _catch_up(held: _Topic) -> None:
         payload = os.pread(held.descriptor, length, held.end + _FRAME.size)
         if zlib.crc32(payload) != crc:
             return
-        _note(held, length, _COUNT.unpack_from(payload)[0])
+        _note(held, length, _COUNT.unpack_from(payload)[0] & ~_TIMED)
 
 
 def _note(held: _Topic, length: int, records: int) -> None:
@@ -137,15 +150,21 @@ def _sync(held: _Topic, position: int) -> None:
         held.synced = reached
 
 
-def _bodies(descriptor: int, start: int) -> list[bytes]:
+def _frame(descriptor: int, start: int) -> tuple[int, list[bytes]]:
+    """When a frame's records were taken, and the records."""
     length, _ = _FRAME.unpack(os.pread(descriptor, _FRAME.size, start))
     payload = os.pread(descriptor, length, start + _FRAME.size)
-    bodies, at = [], _COUNT.size
-    for _ in range(_COUNT.unpack_from(payload)[0]):
+    (count,) = _COUNT.unpack_from(payload)
+    at, at_us = _COUNT.size, 0
+    if count & _TIMED:
+        (at_us,) = _TIME.unpack_from(payload, at)
+        at += _TIME.size
+    bodies = []
+    for _ in range(count & ~_TIMED):
         (size,) = _COUNT.unpack_from(payload, at)
         bodies.append(payload[at + _COUNT.size : at + _COUNT.size + size])
         at += _COUNT.size + size
-    return bodies
+    return at_us, bodies
 
 
 def _sync_folder(folder: Path) -> None:

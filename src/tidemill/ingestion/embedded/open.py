@@ -2,8 +2,9 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from tidemill.core.definitions import Table
@@ -11,34 +12,47 @@ from tidemill.core.errors import InvalidError, RefusedError, not_found
 from tidemill.core.instants import parse_duration
 from tidemill.ingestion.embedded.files import FilesSource
 from tidemill.ingestion.embedded.sqlite import SqliteSource
+from tidemill.ingestion.events import SKEW_US
 from tidemill.ingestion.merged import MergedSource
-from tidemill.ingestion.ports import Source, Stream
-from tidemill.ingestion.pushed import PushedSource
+from tidemill.ingestion.ports import Source, Stream, Topic
+from tidemill.ingestion.pushed import PUSHED, PushedSource
 
 SCHEMES = ("files", "push", "sqlite")
-_PUSHED = re.compile(r"[A-Za-z0-9_.-]{0,100}")
+NO_TOPICS: Mapping[str, Topic] = MappingProxyType({})
+_PUSHED_AS = re.compile(r"[A-Za-z0-9_.-]{0,100}")
 
 
-def open_source(url: str | Sequence[str], project: Path, table: Table, stream: Stream | None = None) -> Source:
+def open_source(
+    url: str | Sequence[str],
+    project: Path,
+    table: Table,
+    stream: Stream | None = None,
+    *,
+    topics: Mapping[str, Topic] = NO_TOPICS,
+    skew_us: int = SKEW_US,
+) -> Source:
     """Open `files:FOLDER_OR_FILE`, `sqlite:///FILE?table=NAME&every=1d` or `push:` (`push:NAME`); relative paths are below `project`.
 
-    Of several URLs the batches are given together. `stream` is where pushed rows are.
+    Of several URLs the batches are given together. `stream` is where pushed rows are; `topics` has what was opened for other URLs of
+    topics; `skew_us` is how far ahead of its arrival an event may lie.
 
     Raises `InvalidError` for a URL that says too little or too much, `NotFoundError` for an unknown scheme, `RefusedError` for a relative path
     that leaves the project.
     """
     if not isinstance(url, str):
-        parts = [open_source(part, project, table, stream) for part in url]
+        parts = [open_source(part, project, table, stream, topics=topics, skew_us=skew_us) for part in url]
         return parts[0] if len(parts) == 1 else MergedSource(parts)
     scheme, colon, rest = url.partition(":")
+    if url in topics and stream is not None:
+        return PushedSource(topics[url], table, stream, skew_us=skew_us)
     if not colon or scheme not in SCHEMES:
         raise not_found("scheme of sources", scheme if colon else url, SCHEMES)
     if scheme == "files":
         return FilesSource(_inside(project, rest, url), table)
     if scheme == "push":
-        if stream is None or not _PUSHED.fullmatch(rest):
+        if stream is None or not _PUSHED_AS.fullmatch(rest):
             raise InvalidError(f"the source {url!r} of table {table.name!r} must be 'push:' or 'push:NAME', on a stack that has a stream")
-        return PushedSource(stream, table)
+        return PushedSource(Topic(stream, table.name, PUSHED), table, stream, skew_us=skew_us)
     return _sqlite(url, project, table)
 
 
