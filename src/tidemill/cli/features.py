@@ -11,6 +11,7 @@ import click
 from tidemill.cli import featurestate, streams
 from tidemill.cli.options import INSTANT, actor, json_option, key_of, limit_option, opened, project_options
 from tidemill.cli.output import cell, progress, show_json, show_rows
+from tidemill.cli.trainingset import training_set_command
 from tidemill.core.errors import ConfigError, not_found
 
 if TYPE_CHECKING:
@@ -187,5 +188,5 @@ def search_features(where: tuple[Path, Sequence[str]], text: Sequence[str], kind
     show_rows(rows, ["kind", "name", "is", "owner"], as_json=as_json, empty="nothing in definitions.py has all of these words")
 
 
-for _command in (*featurestate.COMMANDS, *streams.COMMANDS):
+for _command in (*featurestate.COMMANDS, *streams.COMMANDS, training_set_command):
     features_command.add_command(_command)

@@ -22,6 +22,8 @@ from tidemill.platform.lock import alone, secret_key, turn
 from tidemill.platform.project import find_project, load_definitions
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from tidemill.catalog.ports import Catalog
     from tidemill.cicd.ports import Builder
     from tidemill.core.definitions import Definitions
@@ -349,6 +351,53 @@ class Platform:
         from tidemill.platform.wiring import make_loop
 
         return make_loop(self, triggers_from(self.config))
+
+    def training_set(
+        self,
+        features: Sequence[str] = (),
+        *,
+        spine: str | Path | pa.Table | None = None,
+        label: str | None = None,
+        service: str | None = None,
+        key: str = "",
+        at: str = "",
+        lead: str = "",
+        from_us: int | None = None,
+        until_us: int | None = None,
+    ) -> pa.Table:
+        """A training set: rows with the features that were known at each row's own time, and its label.
+
+        Who asks need not list rows: they are those of an event table, or of a label's table.
+
+        Args:
+            features: names of feature views, single features (`view__feature`), on-demand features, services, or columns of the spine; those
+                of the service when there is none.
+            spine: the name of a table of events, each row of which is one of the set as it was known at its own time; or rows that you list
+                (an Arrow table, a Parquet or CSV file) with a column `at`. Without one: the service's, else the label's table, whose rows
+                say when and about whom (entity keys), and nothing else, as they are known later.
+            label: its name; rows without it are left out, but null in rows that you list. "" leaves labels out. That of the service by default.
+            service: whose features, spine, key, lead and label are the defaults; the only one there is, unless features and rows are named.
+            key: the column that tells rows apart, when the table's key does not.
+            at: the column that says when, instead of the spine's event time.
+            lead: how long before that time ("1h").
+            from_us: no row of an earlier time (us).
+            until_us: no row of a later time, and labels as they were known then (us); the present by default.
+
+        Returns:
+            Columns `id`, `at`, the entity keys, the features, `label`; in time order, or in that of the rows that you list, of which all columns stay.
+
+        Raises:
+            NotFoundError: there is nothing of that name.
+            InvalidError: no such row, a column is missing, or of the wrong type.
+        """
+        from tidemill.platform.frames import make_frame
+        from tidemill.platform.wiring import frame_source
+
+        until = self.clock.now_us() if until_us is None else until_us
+        return make_frame(
+            self.definitions, frame_source(self), features, spine=spine, label=label, service=service, key=key, at=at, lead=lead,
+            from_us=from_us, until_us=until,
+        )[0]  # fmt: skip
 
     def close(self) -> None:
         """Close what was opened and can be closed."""

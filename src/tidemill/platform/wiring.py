@@ -39,15 +39,19 @@ if TYPE_CHECKING:
     from tidemill.platform.root import Platform
 
 
-def make_executor(platform: Platform, pins: Mapping[str, int] | None = None) -> Executor:
-    """The executor of a platform. `pins` are snapshots to read instead of the newest ones, by table."""
+def frame_source(platform: Platform, pins: Mapping[str, int] | None = None) -> FrameSource:
+    """Training sets from a platform's tables, features and labels. `pins` are snapshots to read instead of the newest ones, by table."""
 
     def frame(service: Service, spine: pa.Table, scans: Mapping[str, Scan]) -> pa.Table:
         return training_frame(service, spine, platform.offline, scans)
 
-    source = FrameSource(platform.definitions, frame, platform.tables, platform.labels, pins)
+    return FrameSource(platform.definitions, frame, platform.tables, platform.labels, pins)
+
+
+def make_executor(platform: Platform, pins: Mapping[str, int] | None = None) -> Executor:
+    """The executor of a platform. `pins` are snapshots to read instead of the newest ones, by table."""
     resources: dict[type, Any] = {
-        TrainingSource: source,
+        TrainingSource: frame_source(platform, pins),
         Evaluator: ModelEvaluator(),
         Tuner: platform.tuner,
         Trainer: platform.trainer,

@@ -105,29 +105,101 @@ class FrameSource:
             meta={"views": views, "labels": _counts(found, everything, spine, until_us)},
         )
 
-    def _read(self, service: Service, until_us: int) -> tuple[dict[str, Scan], pa.Table]:
-        names = dict.fromkeys((service.spine.name, *(view.table.name for view in service.views)))
+    def derive(
+        self, service: Service, *, at: str = "", told: bool = False, from_us: int | None = None, until_us: int, labelled: bool = True
+    ) -> tuple[pa.Table, dict[str, int]]:
+        """The rows of a table at their own times, with features and labels beside them: a training set for which nobody lists rows.
+
+        Args:
+            service: names features, spine table, key, lead and label; it need not be one that the project defines.
+            at: the timestamp column that says when a row is asked about, instead of the spine's event time; `lead` is taken from it.
+            told: rows are known only after `at`, as those of a label's table are. Then they give `key`, the entity keys and `at` as they
+                are known by `until_us`, and nothing else; otherwise each row stands as it was known at its own time.
+            from_us: no row of an earlier time.
+            until_us: no row of a later time; labels as they were known then.
+            labelled: leave out rows without a label.
+
+        Returns:
+            Columns `id`, `at`, the entity keys, the features, and `label` when `labelled`; one row per value of `key`, in time order. And how
+            many rows have their label, are pending and are censored.
+
+        Raises:
+            InvalidError: there is no such row, or a column is missing.
+        """
+        scans, labels = self._read(service, until_us)
+        rows = self._spine(service, scans[service.spine.name], until_us, when=at, told=told)
+        if from_us is not None:
+            rows = rows.filter(pc.greater_equal(rows.column(AT).cast(pa.int64()), from_us))
+        if told:
+            rows = rows.select(list(dict.fromkeys(("id", AT, service.key, *(key for view in service.views for key in view.keys)))))
+        _need(service.request_columns, rows, f"from {service.spine.name!r}")
+        spine = _labelled(rows, labels, service.key) if labelled else rows
+        if not spine.num_rows:
+            label = f" with a label {service.label.name!r} known" if labelled else ""
+            raise InvalidError(
+                f"table {service.spine.name!r} has no row{label} by {format_instant(until_us)}; ingest more, or choose other times"
+            )
+        counts = _counts(service, rows, spine, until_us) if labelled else {}
+        return self._beside(service, spine, scans, [LABEL] if labelled else []), counts
+
+    def beside(self, service: Service, rows: pa.Table, until_us: int, *, labelled: bool) -> pa.Table:
+        """Features, and the label where it is known by `until_us` (else null), beside rows that someone lists.
+
+        Args:
+            service: as for `derive`.
+            rows: with a column `at` (timestamp with a time zone), the entity keys and what else the features read. All its columns stay.
+            until_us: labels as they were known then.
+            labelled: append a column `label`; `rows` then has the service's key.
+
+        Raises:
+            InvalidError: a column is missing or of the wrong type.
+        """
+        _need([AT, *service.request_columns, *([service.key] if labelled else [])], rows, "that you list")
+        scans, labels = self._read(service, until_us, alone=True)
+        if "id" not in rows.column_names:
+            ids = rows.column(service.key) if service.key in rows.column_names else pa.array(range(rows.num_rows))
+            rows = rows.append_column("id", ids.cast(pa.string()))
+        if labelled:
+            rows = _with_label(rows, labels, service.key)
+        return self._beside(service, rows, scans, [c for c in rows.column_names if c not in ("id", AT, LABEL)] + [LABEL] * labelled)
+
+    def _beside(self, service: Service, rows: pa.Table, scans: Mapping[str, Scan], others: Sequence[str]) -> pa.Table:
+        joined = self._frame(service, rows, scans)
+        keys = [key for view in service.views for key in view.keys]
+        label = [c for c in others if c == LABEL]
+        columns = dict.fromkeys(["id", AT, *keys, *(c for c in others if c != LABEL), *service.columns, *label])
+        return joined.select(list(columns))
+
+    def _read(self, service: Service, until_us: int, *, alone: bool = False) -> tuple[dict[str, Scan], pa.Table]:
+        """The tables of a service (`alone`: of its views only) and its labels."""
+        spine = [] if alone else [service.spine.name]
+        names = dict.fromkeys((*spine, *(view.table.name for view in service.views)))
         scans = {name: self._tables.scan(name, self._pins.get(name)) for name in names}
         labels = self._labels.as_of(service.label.name, until_us, writers=service.label.writers)
         return scans, labels.filter(pc.is_valid(labels.column("value"))).sort_by("key")
 
-    def _spine(self, service: Service, scan: Scan, until_us: int) -> pa.Table:
-        """Spine rows as they were known at their own time, each `service.key` once (its earliest time), in time order."""
+    def _spine(self, service: Service, scan: Scan, until_us: int, *, when: str = "", told: bool = False) -> pa.Table:
+        """Spine rows as they were known at their own time (`told`: by `until_us`), each `service.key` once (its earliest time), in time order."""
         table = service.spine
         if not scan.paths:
             raise InvalidError(f"table {table.name!r} is empty; ingest it before training {service.name!r}")
         rows = ds.dataset([p.removeprefix("file://") for p in scan.paths], schema=scan.schema, format="parquet").to_table()
-        at = _us(rows, table.event_time) - service.lead_us
+        times = _times(rows, when or table.event_time, table.name) - service.lead_us
         known = _us(rows, table.known_time)
-        keep = known_at_own_time(_codes(rows, table.keys), known, at) & (at <= until_us)
-        rows, at = rows.filter(pa.array(keep)), at[keep]
+        if told and (early := int(np.count_nonzero(known <= times))):
+            raise InvalidError(
+                f"{early:,} rows of table {table.name!r} were known by the time they are asked about, so features could hold the answer; "
+                "say with lead= (--lead) how long before, with at= (--at) when else, or name a table of events as the spine"
+            )
+        looked = np.full(len(times), until_us) if told else times
+        keep = known_at_own_time(_codes(rows, table.keys), known, looked) & (times <= until_us)
+        rows, times = rows.filter(pa.array(keep)), times[keep]
         ids = rows.column(service.key).cast(pa.string())
-        order = np.lexsort((np.asarray(pc.rank(ids, tiebreaker="dense")), at))
-        rows, at, ids = rows.take(pa.array(order)), at[order], ids.take(pa.array(order))
+        order = np.lexsort((np.asarray(pc.rank(ids, tiebreaker="dense")), times))
+        rows, times, ids = rows.take(pa.array(order)), times[order], ids.take(pa.array(order))
         _, first = np.unique(ids.to_numpy(zero_copy_only=False).astype(str), return_index=True)
         once = pa.array(np.sort(first))
-        times = pa.array(at).cast(pa.timestamp("us", "UTC"))
-        return _with(_with(rows, AT, times), "id", ids).take(once)
+        return _with(_with(rows, AT, pa.array(times).cast(pa.timestamp("us", "UTC"))), "id", ids).take(once)
 
 
 def known_at_own_time(keys: npt.NDArray[np.int64], known_us: npt.NDArray[np.int64], at_us: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
@@ -159,9 +231,14 @@ def _codes(rows: pa.Table, columns: tuple[str, ...]) -> npt.NDArray[np.int64]:
 
 def _labelled(spine: pa.Table, labels: pa.Table, key: str) -> pa.Table:
     """Spine rows that have a label, with it as float64 column `label`; a column of that name in the spine gives way."""
+    labelled = _with_label(spine, labels, key)
+    return labelled.filter(pc.is_valid(labelled.column(LABEL)))
+
+
+def _with_label(spine: pa.Table, labels: pa.Table, key: str) -> pa.Table:
     place = pc.index_in(spine.column(key).cast(pa.string()), value_set=labels.column("key").cast(pa.string()))
     values = labels.column("value").combine_chunks().take(place.combine_chunks() if isinstance(place, pa.ChunkedArray) else place)
-    return _with(spine, LABEL, values.cast(pa.float64())).filter(pc.is_valid(values))
+    return _with(spine, LABEL, values.cast(pa.float64()))
 
 
 def _counts(service: Service, everything: pa.Table, labelled: pa.Table, until_us: int) -> dict[str, int]:
@@ -177,6 +254,22 @@ def _with(table: pa.Table, name: str, column: Any) -> pa.Table:
     return (
         table.set_column(table.column_names.index(name), name, column) if name in table.column_names else table.append_column(name, column)
     )
+
+
+def _need(wanted: Sequence[str], rows: pa.Table, spine: str) -> None:
+    if missing := [c for c in wanted if c not in rows.column_names]:
+        raise InvalidError(
+            f"no feature of the project and no column of the rows {spine} is named {', '.join(missing)}; the rows have {', '.join(rows.column_names)}"
+        )
+
+
+def _times(rows: pa.Table, column: str, table: str) -> npt.NDArray[np.int64]:
+    """The times in a column, which a person may have named. Raises `InvalidError` when it is not there, holds no times or lacks some."""
+    if column not in rows.column_names:
+        raise InvalidError(f"table {table!r} has no column {column!r}; it has {', '.join(rows.column_names)}")
+    if not pa.types.is_timestamp(rows.schema.field(column).type) or rows.column(column).null_count:
+        raise InvalidError(f"column {column!r} of table {table!r} does not say when: each row needs a timestamp there")
+    return _us(rows, column)
 
 
 def _us(rows: pa.Table, column: str) -> npt.NDArray[np.int64]:
