@@ -96,6 +96,7 @@ def _project(root: Path, overrides: Sequence[str], fix: bool) -> Iterator[Check]
         yield _definitions(opened)
         yield from _ledger(opened)
         yield _stack(opened)
+        yield from _offline(opened)
     finally:
         opened.close()
 
@@ -152,6 +153,13 @@ def _stack(opened: Platform) -> Check:
         return Check("stack", "ok", f"{len(PORTS)} ports answer")
 
     return _attempt("stack", look)
+
+
+def _offline(opened: Platform) -> Iterator[Check]:
+    """An offline store on another system is started and says what it is."""
+    describe = getattr(opened.__dict__.get("offline"), "describe", None)
+    if describe is not None:
+        yield _attempt("offline", lambda: Check("offline", "ok", describe()))
 
 
 def _ledger(opened: Platform) -> Iterator[Check]:

@@ -86,9 +86,13 @@ def _features(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class OfflineStoreContract(Contract):
-    """Supply a `store` fixture. `share` of the examples are drawn: less for a second way through one store, or where a join costs seconds."""
+    """Supply a `store` fixture. `share` of the examples are drawn: less for a second way through one store.
+
+    Where a join costs seconds, `at_once` puts all histories of a property into one; a failure is then not made smaller.
+    """
 
     share = 1.0
+    at_once = False
 
     @pytest.fixture
     def store(self) -> OfflineStore:
@@ -104,8 +108,6 @@ class OfflineStoreContract(Contract):
         """leak-free, superseded, windows, latest, aligned."""
         world = st.tuples(histories(), histories(), _SPINE)
 
-        @settings(max_examples=self.examples(1.0), deadline=None, suppress_health_check=list(HealthCheck))
-        @given(st.lists(world, min_size=TOGETHER, max_size=TOGETHER), st.lists(st.integers(0, 50), max_size=2))
         def check(worlds: list[tuple[Rows, Rows, Rows]], cuts: list[int]) -> None:
             each = [tuple(apart(rows, i) for rows in world) for i, world in enumerate(worlds)]
             every = {name: [r for one in each for r in one[i]] for i, name in enumerate(("keyed", "plain"))}
@@ -121,22 +123,43 @@ class OfflineStoreContract(Contract):
                         expected |= reference(view, rows[view.table.name], asked, asked[AT])
                     assert same(expected, _features(row)), (asked, expected, row)
 
-        check()
+        self._check(1.0, world, check)
 
     @keeps("repeatable")
     def test_rows_known_later_change_nothing(self, store: OfflineStore, tmp_path: Path) -> None:
         """Repeatable."""
 
-        @settings(max_examples=self.examples(0.5), deadline=None, suppress_health_check=list(HealthCheck))
-        @given(histories(), histories(), _SPINE)
-        def check(rows: list[dict[str, Any]], later: list[dict[str, Any]], spine: Rows) -> None:
-            last = max(s[AT] for s in spine)
-            unknown = [r | {"learned": last + 1 + (r["learned"] or 0)} for r in later]
-            before = store.join(spine_table(spine), VIEWS, scans(tmp_path, {"keyed": rows, "plain": rows}))
-            after = store.join(spine_table(spine), VIEWS, scans(tmp_path, {"keyed": rows + unknown, "plain": rows + unknown}))
+        def check(worlds: list[tuple[Rows, Rows, Rows]], cuts: list[int]) -> None:
+            rows: list[dict[str, Any]] = []
+            unknown: list[dict[str, Any]] = []
+            spine: list[dict[str, Any]] = []
+            for i, (known, later, asked) in enumerate(worlds):
+                last = max(s[AT] for s in asked)
+                rows += apart(known, i)
+                unknown += apart([r | {"learned": last + 1 + (r["learned"] or 0)} for r in map(dict, later)], i)
+                spine += apart(asked, i)
+            before = store.join(spine_table(spine), VIEWS, scans(tmp_path, {"keyed": rows, "plain": rows}, cuts))
+            after = store.join(spine_table(spine), VIEWS, scans(tmp_path, {"keyed": rows + unknown, "plain": rows + unknown}, cuts))
             assert before.equals(after)
 
-        check()
+        self._check(0.5, st.tuples(histories(), histories(), _SPINE), check)
+
+    def _check(self, of: float, world: st.SearchStrategy[Any], check: Callable[[list[Any], list[int]], None]) -> None:
+        """Check a property of several worlds in one join, for many drawn lists of them or for all together."""
+        careful = settings(max_examples=self.examples(of), deadline=None, suppress_health_check=list(HealthCheck))
+        if not self.at_once:
+            few = st.lists(world, min_size=TOGETHER, max_size=TOGETHER)
+            careful(given(few, st.lists(st.integers(0, 50), max_size=2))(check))()
+            return
+        drawn: list[Any] = []
+
+        @settings(careful, max_examples=self.examples(of) * TOGETHER, database=None)
+        @given(world)
+        def draw(one: Any) -> None:
+            drawn.append(one)
+
+        draw()
+        check(drawn, [len(drawn), 3 * len(drawn)])
 
     @keeps("aligned")
     def test_a_spine_row_may_occur_often(self, store: OfflineStore, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ _SAME: tuple[type[exp.Expression], ...] = (
     exp.Case, exp.If, exp.Coalesce, exp.Nullif, exp.Abs, exp.Lower, exp.Upper, exp.Cast, exp.DataType, exp.DataTypeParam,
     exp.Interval, exp.Var, exp.Extract, exp.Year, exp.Month, exp.Day, exp.Hour, exp.Minute,
 )  # fmt: skip
-_TYPES = frozenset(exp.DataType.Type[name] for name in ("DOUBLE", "BOOLEAN", "DATE", "TIMESTAMP"))
+_TYPES = frozenset(exp.DataType.Type[name] for name in ("DOUBLE", "BOOLEAN", "DATE", "TIMESTAMP", "TIMESTAMPNTZ"))
 """Types to which both engines cast alike; to whole numbers one rounds and the other cuts."""
 _PARTS = frozenset({"YEAR", "MONTH", "DAY", "HOUR", "MINUTE"})
 _UNITS = frozenset({"DAY", "HOUR", "MINUTE", "SECOND"})
