@@ -39,16 +39,19 @@ def support() -> str:
     adapters = {name.partition(".")[2]: entries for name, entries in project["entry-points"].items() if name.startswith("tidemill.")}
     embedded = _embedded()
     for setting in dict.fromkeys((*embedded, *adapters)):
-        out += [f"| `stack.{setting}` | `{scheme}:` | `pip install tidemill` |" for scheme in embedded.get(setting, ())]
+        named = "`source` of a table" if setting == "sources" else f"`stack.{setting}`"
+        out += [f"| {named} | `{scheme}:` | `pip install tidemill` |" for scheme in embedded.get(setting, ())]
         for scheme, place in adapters.get(setting, {}).items():
             extra = place.removeprefix("tidemill.adapters.").partition(".")[0]
-            out.append(f"| `stack.{setting}` | `{scheme}:` | `pip install 'tidemill[{extra}]'` |")
+            out.append(f"| {named} | `{scheme}:` | `pip install 'tidemill[{extra}]'` |")
     return "\n".join(out) + "\n"
 
 
 def _embedded() -> dict[str, list[str]]:
-    """The schemes that the composition root opens itself, by setting."""
-    found: dict[str, list[str]] = {}
+    """The schemes that the composition root opens itself, by setting, and those of sources."""
+    from tidemill.ingestion.embedded.open import SCHEMES
+
+    found: dict[str, list[str]] = {"sources": list(SCHEMES)}
     for node in ast.walk(ast.parse((SRC / "platform" / "root.py").read_text())):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "_port":
             names = [k.arg for k in node.keywords if k.arg]

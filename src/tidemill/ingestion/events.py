@@ -81,10 +81,11 @@ def read_events(records: Sequence[Record], table: Table, *, skew_us: int, schema
         else:
             refused[id(record)] = Refused(record, "unreadable", f"JSON, but no object: {record.body[:40]!r}")
     clocks = _clocks(objects, read, table)
-    keep = [
-        i for i, record in enumerate(read) if (no := _judged(record, objects[i], i, clocks, table, skew_us)) is None or _note(refused, no)
-    ]
-    if len(keep) < len(read):
+    bad = _suspects(objects, read, clocks, table, skew_us)
+    if bad.any():
+        for i in np.flatnonzero(bad).tolist():
+            refused[id(read[i])] = _judged(read[i], i, objects[i], clocks, table, skew_us)
+        keep = np.flatnonzero(~bad).tolist()
         objects, read = [objects[i] for i in keep], [read[i] for i in keep]
         clocks = {name: (values[keep], {}) for name, (values, _) in clocks.items()}
     rows = storable(pa.table(_columns(objects, {name: values for name, (values, _) in clocks.items()})), table)
@@ -141,24 +142,33 @@ def _instant(value: Any) -> int:
     return value
 
 
-def _judged(record: Record, row: dict[str, Any], i: int, clocks: dict[str, _Clock], table: Table, skew_us: int) -> Refused | None:
-    """Why a record is no row; None if it is one."""
+def _suspects(
+    objects: list[dict[str, Any]], records: list[Record], clocks: dict[str, _Clock], table: Table, skew_us: int
+) -> npt.NDArray[np.bool_]:
+    """Which records are no rows."""
+    bad = np.zeros(len(objects), dtype=bool)
+    for _, wrong in clocks.values():
+        bad[list(wrong)] = True
+    for key in table.keys:
+        if key not in clocks:
+            bad |= np.fromiter((row.get(key) is None for row in objects), bool, len(objects))
+    came = np.fromiter((r.at_us for r in records), np.int64, len(records))
+    for values, _ in clocks.values():
+        bad |= (came > 0) & (values - came > skew_us)
+    return bad
+
+
+def _judged(record: Record, i: int, row: dict[str, Any], clocks: dict[str, _Clock], table: Table, skew_us: int) -> Refused:
+    """Why a record is no row."""
     for _, wrong in clocks.values():
         if i in wrong:
             return Refused(record, "incomplete", wrong[i])
     for key in table.keys:
-        if row.get(key) is None and key not in clocks:
+        if key not in clocks and row.get(key) is None:
             return Refused(record, "incomplete", f"lacks {key}, of the key of table {table.name!r}")
-    ahead = record.ahead_us([int(values[i]) for values, _ in clocks.values()]) if record.at_us else 0
-    if ahead > skew_us:
-        name = max(clocks, key=lambda n: int(clocks[n][0][i]))
-        return Refused(record, "future", f"{name} lies {_in_words(ahead)} ahead of its arrival; {_in_words(skew_us)} is allowed")
-    return None
-
-
-def _note(refused: dict[int, Refused], one: Refused) -> bool:
-    refused[id(one.record)] = one
-    return False
+    name = max(clocks, key=lambda n: int(clocks[n][0][i]))
+    ahead = int(clocks[name][0][i]) - record.at_us
+    return Refused(record, "future", f"{name} lies {_in_words(ahead)} ahead of its arrival; {_in_words(skew_us)} is allowed")
 
 
 def _in_words(us: int) -> str:

@@ -1,6 +1,6 @@
 """Where rows come from."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -56,13 +56,6 @@ class Record:
     body: bytes
     at_us: int = 0
     partition: int = 0
-
-    def ahead_us(self, times_us: Iterable[int]) -> int:
-        """How far the latest of some times that the record speaks of lies behind its arrival; 0 where the stream does not say when that was.
-
-        It depends on the record alone, so whoever judges it, whenever and however often, judges alike.
-        """
-        return max((us - self.at_us for us in times_us), default=0) if self.at_us else 0
 
 
 class Extent(NamedTuple):

@@ -6,7 +6,7 @@ import platform as machine
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -17,7 +17,22 @@ if TYPE_CHECKING:
     from tidemill.platform.root import Platform
 
 LEAST_FREE_BYTES = 1_000_000_000
-PORTS = ("tables", "blobs", "schemas", "catalog", "offline", "online", "tracker", "registry", "runtime", "router", "log", "labels", "tuner")
+PORTS = (
+    "tables",
+    "blobs",
+    "schemas",
+    "catalog",
+    "offline",
+    "online",
+    "tracker",
+    "registry",
+    "runtime",
+    "router",
+    "log",
+    "labels",
+    "tuner",
+    "stream",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +112,7 @@ def _project(root: Path, overrides: Sequence[str], fix: bool) -> Iterator[Check]
         yield from _ledger(opened)
         yield _stack(opened)
         yield from _offline(opened)
+        yield from _streams(opened)
     finally:
         opened.close()
 
@@ -160,6 +176,27 @@ def _offline(opened: Platform) -> Iterator[Check]:
     describe = getattr(opened.__dict__.get("offline"), "describe", None)
     if describe is not None:
         yield _attempt("offline", lambda: Check("offline", "ok", describe()))
+
+
+def _streams(opened: Platform) -> Iterator[Check]:
+    """Each topic that a table's events come in: whether it answers, and what is in it."""
+
+    def look(table: str) -> Check:
+        told = []
+        for topic in opened.topics[table].values():
+            extents = topic.stream.extent(topic.name)
+            n, events = len(extents), sum(e.end - e.first for e in extents)
+            told.append(f"{topic.id}, {n} partition{'s' * (n > 1)}, {events:,} events")
+        return Check(f"stream {table}", "ok", "; ".join(told))
+
+    try:
+        tables = list(opened.topics)
+    except TidemillError as error:
+        yield Check("streams", "failed", str(error), "correct the source in definitions.py, or install the extra it names")
+        return
+    for table in tables:
+        found = _attempt(f"stream {table}", lambda table=table: look(table))  # type: ignore[misc]
+        yield found if found.state == "ok" else replace(found, hint="see to the server that the URL names; events wait there meanwhile")
 
 
 def _ledger(opened: Platform) -> Iterator[Check]:

@@ -237,7 +237,7 @@ class BulkProcessorContract(StreamProcessorContract):
     def test_a_load_is_as_good_as_pushing_everything(self, open_processor: Callable[..., BulkProcessor], tmp_path: Path) -> None:
         """Bulk: what a load took is there after a restart, counts once when it is pushed as well, and can be corrected."""
 
-        @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=EXAMPLES // 2, deadline=None, suppress_health_check=list(HealthCheck))
         @given(histories(), histories(), st.lists(st.integers(0, 40 * MINUTE), min_size=2, max_size=3), st.data())
         def check(keyed: Rows, plain: Rows, times: list[int], data: st.DataObject) -> None:
             (first, *later), rows = sorted(times), {"keyed": keyed, "plain": plain}
