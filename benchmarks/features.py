@@ -11,11 +11,12 @@ late and 1 % corrected; 100,000 spine rows; 5 million events. Tasks:
     read_1, read_100     features of 1 and of 100 keys, from SQLite and from Redis
     http_1, http_16      POST /get-online-features at 1 and 16 connections
     materialize          a million rows of ten features to their newest values in an online store
-    stream_update        events into six windowed features
+    stream_update        events into six windowed features; stream_follow: from JSON in the embedded log and in Kafka, offsets committed with the state
     scaling_rows, scaling_keys, scaling_windows   how the window grows (docs/assets/scaling.svg is drawn from them)
     flights_*            the demo's features, for every flight of 2013 (`pip install 'tidemill[demo]'`)
 
-Every answer is compared with the truth row by row; a wrong one is no figure. Needs redis-server for Redis and wrk for HTTP.
+Every answer is compared with the truth row by row; a wrong one is no figure. Needs redis-server for Redis, wrk for HTTP, and for Kafka java and the
+jars that `tests/support/kafka_server.py` speaks of.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pathlib import Path
 
 import kit
 import servers
-from feature_store import flights, gateway, online, peer, scaling, training, windows
+from feature_store import flights, follow, gateway, online, peer, scaling, training, windows
 from feature_store.data import Sizes, make_events, make_views, make_wide
 
 
@@ -62,6 +63,10 @@ def by_key(options: kit.Options, folder: Path, sizes: Sizes, feast: peer.Feast |
     if options.wants("stream_update"):
         home = make_events(folder, sizes.events, sizes.keys, sizes.window_spine)
         online.stream_update(home, folder, sizes, rounds)
+    if options.wants("stream_follow"):
+        home = make_events(folder, sizes.events, sizes.keys, sizes.window_spine)
+        with servers.kafka(folder / "kafka") as broker:
+            follow.stream_follow(home, folder, sizes, rounds, broker)
 
 
 def main() -> None:

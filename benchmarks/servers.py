@@ -90,6 +90,20 @@ def redis(folder: Path, *, durable: bool = False) -> Iterator[int]:
         yield port
 
 
+@contextmanager
+def kafka(folder: Path) -> Iterator[str]:
+    """A Kafka broker of our own, from the jars that the tests use; gives host and port, or nothing where there are none."""
+    root = Path(__file__).resolve().parents[1]
+    if shutil.which("java") is None or not list((root / ".kafka").glob("kafka_2*.jar")):
+        yield ""
+        return
+    sys.path.insert(0, str(root))
+    from tests.support.kafka_server import kafka_broker
+
+    with kafka_broker(folder) as broker:
+        yield broker.hosts
+
+
 def ask(url: str, body: Path, *, connections: int, seconds: float, token: str = "", headers: Mapping[str, str] | None = None) -> Load:
     """Post `body` over and over for `seconds`. Raises `RuntimeError` for any answer that is an error."""
     script = body.parent / "post.lua"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sqlite3
 import statistics
 import time
@@ -21,6 +22,7 @@ from feature_store.floors import Int64
 from feature_store.peer import Feast
 from tidemill.core.definitions import Definitions
 from tidemill.features.embedded import OnlineReader, SqliteOnlineStore, ViewProcessor
+from tidemill.retraining.follow import collect_less
 
 READS = 300
 BATCH = 10_000
@@ -175,7 +177,7 @@ def stream_update(home: Path, folder: Path, sizes: Sizes, rounds: int) -> None:
     known, turn = micros(rows["created"]), iter(range(10_000))
     now = int(known[-1])
     keys = np.unique(rows["key"].to_numpy())[:: max(1, sizes.keys // 2_000)]
-    truth = _expected(rows, known, keys, now)
+    truth = expected(rows, known, keys, now)
     spent, failures = kit.Spent(), dict[str, str]()
     batches = [rows.slice(i, BATCH) for i in range(0, rows.num_rows, BATCH)]
 
@@ -184,28 +186,32 @@ def stream_update(home: Path, folder: Path, sizes: Sizes, rounds: int) -> None:
         processor = ViewProcessor(SqliteOnlineStore(path), definitions)
         wall = spent.seconds("tidemill-sqlite", lambda: _push(processor, batches))
         got = OnlineReader(SqliteOnlineStore(path), definitions).read([STREAM_VIEW], [{"key": int(k)} for k in keys], now)
-        _same(truth, [[answer[c] for answer in got] for c in STREAM_VIEW.columns])
+        same(truth, [[answer[c] for answer in got] for c in STREAM_VIEW.columns])
         return rows.num_rows / wall
 
     def by_hand() -> float:
         floor = FloorTiles(folder / f"stream-floor-{next(turn)}.db")
         wall = spent.seconds("floor-sqlite", lambda: [floor.push(batch) for batch in batches])
-        _same(truth, floor.read(keys, now))
+        same(truth, floor.read(keys, now))
         return rows.num_rows / wall
 
+    before = gc.get_threshold()
+    collect_less()  # as `tidemill features follow` does
     found = kit.interleave({"tidemill-sqlite": ours, "floor-sqlite": by_hand}, rounds, failures=failures)
+    gc.unfreeze()
+    gc.set_threshold(*before)
     facts = {tool: {"durability": "WAL, synchronous=NORMAL, a commit every 10,000 events"} for tool in found}
     kit.report("stream_update", found, "events/s", better="higher", floor="floor-sqlite", extra=spent.facts(**facts), failures=failures)
 
 
 def _push(processor: ViewProcessor, batches: Sequence[pa.Table]) -> None:
     for batch in batches:
+        processor.advance(int(micros(batch["created"]).max()))  # first, as the follower does: what is known by then goes in by columns
         processor.push(EVENTS.name, batch)
-        processor.advance(int(micros(batch["created"]).max()))
         processor.commit()
 
 
-def _expected(rows: pa.Table, known: Int64, keys: Int64, now: int) -> list[list[float | None]]:
+def expected(rows: pa.Table, known: Int64, keys: Int64, now: int) -> list[list[float | None]]:
     """Sum, mean and count of both windows of each key, by the floor that looks at every row."""
     packed = (rows["key"].to_numpy(), micros(rows["ts"]), known, floors.ends(rows["event"].to_numpy(), known), rows["amount"].to_numpy())
     spans = list(dict.fromkeys((a.over_us, a.hop_us) for a in STREAM_VIEW.aggregates))
@@ -217,7 +223,7 @@ def _expected(rows: pa.Table, known: Int64, keys: Int64, now: int) -> list[list[
     return made
 
 
-def _same(truth: list[list[float | None]], got: list[list[Any]]) -> None:
+def same(truth: list[list[float | None]], got: list[list[Any]]) -> None:
     for expected, found in zip(truth, got, strict=True):
         for one, other in zip(expected, found, strict=True):
             if (one is None) != (other is None) or (one is not None and abs(one - other) > 1e-9 * abs(one)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import signal
 import threading
@@ -53,7 +52,7 @@ def run(
     platform: Platform, stop: threading.Event, *, once: bool = False, tell: Callable[[Sequence[Followed]], None] = lambda _: None
 ) -> list[Followed]:
     """Follow the project's streams until `stop` is set. Raises `NotFoundError` without any, `ConflictError` when another process does."""
-    from tidemill.retraining.follow import Follower, feeding, followed, noting
+    from tidemill.retraining.follow import Follower, collect_less, feeding, followed, noting
 
     settings = platform.config.stream
     topics = followed(platform.loop, platform.topics, platform.stream, skew_us=parse_duration(settings.skew))
@@ -72,8 +71,7 @@ def run(
             tell(all_)
 
     with _alone(platform):
-        gc.freeze()  # states are many and never in cycles; looking through them all the time takes a quarter of the time
-        gc.set_threshold(100_000, 50, 50)
+        collect_less()
         follower.run(stop, feed=feeding(platform.loop), note=note, pause_s=pause_s, feed_s=feed_s, once=once)
     return topics
 
