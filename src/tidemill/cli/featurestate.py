@@ -10,6 +10,7 @@ import click
 
 from tidemill.cli.options import INSTANT, actor, json_option, opened
 from tidemill.cli.output import progress, show_json, show_rows
+from tidemill.core.instants import format_instant
 
 Where = tuple[Path, Sequence[str]]
 
@@ -108,4 +109,40 @@ def deprecate_command(where: Where, view: str, reason: str, as_json: bool) -> No
     show_rows(found, ["version", "service", "model", "role", "last_us"], as_json=as_json, empty="nobody reads it")
 
 
-COMMANDS = (materialize_command, publish_command, versions_command, deprecate_command)
+@click.command("skew")
+@click.argument("service", required=False)
+@click.option("--from", "from_us", type=INSTANT, default=None, help="First day; a week before the last one by default.")
+@click.option("--to", "until_us", type=INSTANT, default=None, help="End of the last day; that of the newest served rows by default.")
+@click.option("--threshold", type=float, default=0.1, show_default=True, help="Index above what chance explains that is skew.")
+@json_option
+@click.pass_obj
+def skew_command(where: Where, service: str | None, from_us: int | None, until_us: int | None, threshold: float, as_json: bool) -> int:
+    """Compare the distribution of each input as served with what training sees of the same days. Exit 1 when one is skewed."""
+    from tidemill.retraining import skew
+
+    with opened(*where) as platform:
+        found = skew.compare(platform.loop, platform.definitions.service(service), from_us=from_us, until_us=until_us, threshold=threshold)
+    if as_json:
+        show_json(found)
+        return 1 if found.skewed else 0
+    mark = click.style("✗", fg="red") if found.skewed else click.style("✓", fg="green")
+    days = f"{format_instant(found.from_us)[:10]} to {format_instant(found.until_us)[:10]}"
+    click.echo(
+        f"{mark} {found.service}, {days}: {found.served:,} rows served, {found.trained:,} as trained, {len(found.skewed)} inputs skewed"
+    )
+    rows = [
+        {
+            "input": c.column,
+            "index": round(c.psi, 3),
+            "by chance": round(c.chance, 3),
+            "nulls served": f"{c.nulls_served:.1%}",
+            "trained": f"{c.nulls_trained:.1%}",
+            "skew": skew.in_words(c) if c.skewed else "",
+        }
+        for c in found.columns
+    ]
+    show_rows(rows, list(rows[0]) if rows else [], as_json=False)
+    return 1 if found.skewed else 0
+
+
+COMMANDS = (skew_command, materialize_command, publish_command, versions_command, deprecate_command)

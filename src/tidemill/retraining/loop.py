@@ -25,7 +25,7 @@ from tidemill.ingestion import IngestReport
 from tidemill.ledger import schema
 from tidemill.ledger.store import Ledger, emit, from_json, to_json, upsert
 from tidemill.retraining import reconcile as reconciliation
-from tidemill.retraining import triggers
+from tidemill.retraining import skew, triggers
 from tidemill.retraining.features import feed
 from tidemill.retraining.parity import check_sample
 from tidemill.retraining.ports import Cause, Loop
@@ -79,6 +79,7 @@ def tick(loop: Loop, from_us: int) -> None:
     for service in loop.definitions.services.values():
         monitor(loop, service, from_us, loop.clock.now_us())
         check_sample(loop, service)
+        skew.check(loop, service)
         reconcile(loop, service)
     maintain(loop, every=30)
 

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from tidemill.api.queries import monitoring, services
+from tidemill.api.queries import monitoring, services, state
 from tidemill.console import plots
 from tidemill.console.draw.spark import sparkline
 from tidemill.console.render import page, platform_of
@@ -15,7 +15,7 @@ from tidemill.core.definitions import Service
 from tidemill.core.instants import DAY_US, format_duration
 
 router = APIRouter(include_in_schema=False)
-DRIFT = "psi:"
+DRIFT, SKEW = "psi:", "skew:"
 DAYS = 400
 
 
@@ -28,7 +28,7 @@ def monitors(request: Request, service: str = "", objective: str = "", window: s
         name = service or (names[0] if names else "")
         definition = platform.definitions.services.get(name)
         known = monitoring.objectives(db, name)
-        labelled = [o["objective"] for o in known if not o["objective"].startswith(DRIFT)]
+        labelled = [o["objective"] for o in known if not o["objective"].startswith((DRIFT, SKEW))]
         chosen = objective or (definition.gate.metric if definition and definition.gate.metric in labelled else (labelled or [""])[0])
         lengths = monitoring.lengths(db, name, chosen)
         length_us = _chosen(lengths, window)
@@ -36,13 +36,14 @@ def monitors(request: Request, service: str = "", objective: str = "", window: s
         worst = [w for w in monitoring.worst(db, name, DRIFT, limit=13) if w["objective"] != "psi:max"]
         drift = monitoring.served(db, name, "psi:max", limit=DAYS)
         history = services.history(db, name, limit=60).items
+        skew = state.find(db, f"{SKEW}{name}") or {}
         for item in worst:
             past = monitoring.served(db, name, item["objective"], limit=60)
             item["spark"] = sparkline([p["value"] for p in past], label=f"Drift of {item['objective'][len(DRIFT) :]}", width=150, height=28)
     threshold = _threshold(definition)
     return page(
         request, "monitoring.html", "monitoring", names=names, name=name, known=labelled, chosen=chosen, last=rows[-1] if rows else None, worst=worst,
-        threshold=threshold, plots=_charts(chosen, rows, drift, history, threshold), definition=definition,
+        threshold=threshold, skew=skew if skew.get("columns") else None, plots=_charts(chosen, rows, drift, history, threshold), definition=definition,
         lengths=lengths,
         length_us=length_us,
     )  # fmt: skip
