@@ -48,10 +48,10 @@ class SqliteOnlineStore:
         self, states: Mapping[tuple[str, str], bytes], cursors: Mapping[str, str], expires_us: Mapping[tuple[str, str], int] | None = None
     ) -> None:
         due = expires_us or {}
-        for (view, key), body in states.items():
-            if len(body) > MAX_STATE_BYTES:
-                raise InvalidError(f"the state of {view!r} {key!r} has {len(body)} bytes; a state has {MAX_STATE_BYTES} at most")
-        rows = [(*place, body, due.get(place)) for place, body in states.items()]
+        if any(size > MAX_STATE_BYTES for size in map(len, states.values())):
+            (view, key), body = max(states.items(), key=lambda item: len(item[1]))
+            raise InvalidError(f"the state of {view!r} {key!r} has {len(body)} bytes; a state has {MAX_STATE_BYTES} at most")
+        rows = [(view, key, body, due.get((view, key))) for (view, key), body in states.items()]
         with self._lock:
             self._db.execute("BEGIN IMMEDIATE")
             try:

@@ -101,9 +101,11 @@ class Scoped:
     ) -> None:
         """Write under the place's names."""
         prefix, (also, besides) = self._prefix, self._beside()
-        bodies = {(prefix + view, key): body for (view, key), body in states.items()}
-        due = {(prefix + view, key): at for (view, key), at in (expires_us or {}).items()}
-        self._online.write(bodies | also, {prefix + name: text for name, text in cursors.items()} | besides, due)
+        full = {view: prefix + view for view in {view for view, _ in states}}
+        bodies = {(full[view], key): body for (view, key), body in states.items()}
+        bodies.update(also)
+        due = {(full[view], key): at for (view, key), at in (expires_us or {}).items() if view in full}
+        self._online.write(bodies, {prefix + name: text for name, text in cursors.items()} | besides, due)
 
     def read(self, keys: Sequence[tuple[str, str]]) -> list[bytes | None]:
         """States under the place's names."""

@@ -140,12 +140,14 @@ class TileProcessor:
         states: list[State | None] = [None] * len(keys)
         used = np.unique(code).tolist()
         found = self._states(plan, [keys[i] for i in used])
-        dirty, clock = self._dirty[plan.view.name], self._clock
+        dirty, clock, lows = self._dirty[plan.view.name], self._clock, plan.lows(self._clock)
         for i, state in zip(used, found, strict=True):
             states[i] = state
             dirty.add(keys[i])
             if state.clock < clock:
-                self._forward(plan, keys[i], state, clock)
+                plan.advance(state, clock, lows)
+                if state.lost is not None:
+                    self._renew(plan, keys[i], state)
         return states
 
     def _shorten(self, memory: TableMemory, taken: Taken) -> None:
@@ -218,11 +220,13 @@ class TileProcessor:
             states: dict[tuple[str, str], bytes] = {}
             due: dict[tuple[str, str], int] = {}
             for name, keys in self._dirty.items():
-                plan, cache = self._plans.by_name[name], self._cache[name]
+                plan, cache, clock = self._plans.by_name[name], self._cache[name], self._clock
+                lows = plan.lows(clock)
                 for key in keys:
                     state = cache[key]
-                    if state.clock < self._clock:
-                        self._forward(plan, key, state, self._clock)
+                    if state.clock < clock:
+                        plan.advance(state, clock, lows)
+                        self._renew(plan, key, state)
                     place = name, key_text(key)
                     states[place], due[place] = pack(state), plan.horizon(state) + REWIND_US
             cursors = {}

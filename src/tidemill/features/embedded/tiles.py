@@ -155,7 +155,7 @@ class ViewPlan:
         if body is None:
             return self.new()
         clock, ahead, tiles, newest, cut = msgspec.msgpack.decode(body)
-        lows = [(clock - w.over) // w.hop for w in self.windows]
+        lows = self.lows(clock)
         ahead = [(t, n, s, tuple(r)) for t, n, s, r in ahead]
         return State(clock, ahead, tiles, [tuple(r) for r in newest], [None] * len(tiles), lows, cut)
 
@@ -193,13 +193,17 @@ class ViewPlan:
         self.advance(state, at)
         return state
 
-    def advance(self, state: State, at: int) -> None:
-        """Move the state's clock forward to `at`."""
+    def lows(self, at: int) -> list[int]:
+        """The oldest tile of each window at a time."""
+        return [(at - w.over) // w.hop for w in self.windows]
+
+    def advance(self, state: State, at: int, lows: list[int] | None = None) -> None:
+        """Move the state's clock forward to `at`; who moves many has asked for `lows` once, which states then share."""
         state.clock = at
-        for i, window in enumerate(self.windows):
-            low = (at - window.over) // window.hop
-            if low != state.lows[i]:
-                self._drop(state, i, low)
+        if lows is None:
+            lows = self.lows(at)
+        if state.lows != lows:
+            self._drop(state, lows)
         ahead = state.ahead
         if ahead and ahead[0][0] <= at:
             due = bisect_left(ahead, (at + 1,))
@@ -212,13 +216,14 @@ class ViewPlan:
         if state.lost is not None and state.lost[0] < at - self.ttl:
             state.lost, state.cut = None, False
 
-    def _drop(self, state: State, i: int, low: int) -> None:
-        state.lows[i] = low
-        tiles = state.tiles[i]
-        if old := [n for n in tiles if n < low]:
-            state.memo[i] = None
-            for n in old:
-                del tiles[n]
+    def _drop(self, state: State, lows: list[int]) -> None:
+        state.lows = lows
+        for i, low in enumerate(lows):
+            tiles = state.tiles[i]
+            if tiles and min(tiles) < low:
+                state.memo[i] = None
+                for n in [n for n in tiles if n < low]:
+                    del tiles[n]
 
     def _apply(self, state: State, row: Row, sign: int) -> None:
         event = row[0]
@@ -266,8 +271,8 @@ class ViewPlan:
         """From when on the state reads as that of a key that no row has named, at the earliest its clock: too old is not never."""
         found = state.clock
         for window, tiles in zip(self.windows, state.tiles, strict=True):
-            if tiles:
-                found = max(found, (max(tiles) + 1) * window.hop + window.over + window.hop)
+            if tiles and (gone := (max(tiles) + 2) * window.hop + window.over) > found:
+                found = gone
         if state.newest:
             found = max(found, state.newest[-1][0] + self.ttl)
         for visible, _, _, row in state.ahead:
