@@ -25,6 +25,7 @@ from tidemill.features.ports import AT
 from tidemill.platform.root import Platform
 from tidemill.testing import reference
 
+pytestmark = pytest.mark.slow
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "streams"
 CARDS = [{"card": f"c{n}"} for n in range(51)]
 
@@ -101,7 +102,6 @@ def online_now(project: Path, at_us: int) -> list[Any]:
         platform.close()
 
 
-@pytest.mark.slow
 def test_up_follows_and_a_killed_follower_loses_and_doubles_nothing(project: Path) -> None:
     up = start(project, project.parent / "out")
     try:

@@ -27,10 +27,13 @@ _SETTINGS = """
 process.roles=broker,controller
 node.id=1
 controller.quorum.bootstrap.servers=127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{port},SASL://127.0.0.1:{sasl},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL://127.0.0.1:{sasl},CONTROLLER://127.0.0.1:{controller}
+listeners=PLAINTEXT://127.0.0.1:{port},SASL://127.0.0.1:{sasl},CONTROLLER://127.0.0.1:{controller}{tls}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL://127.0.0.1:{sasl},CONTROLLER://127.0.0.1:{controller}{tls}
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT,TLS:SASL_SSL
+listener.name.tls.ssl.keystore.type=PEM
+listener.name.tls.ssl.keystore.location={folder}/server.pem
+listener.name.tls.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_{user}="{password}";
 inter.broker.listener.name=PLAINTEXT
 sasl.enabled.mechanisms=PLAIN
 listener.name.sasl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_{user}="{password}";
@@ -54,9 +57,10 @@ broker.heartbeat.interval.ms=500
 
 
 class Broker:
-    """One broker with its folder."""
+    """One broker with its folder. `tls`: a listener with a certificate of its own beside those without."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, tls: bool = False) -> None:
+        self.tls_port = free_port() if tls else 0
         self.folder, self.port, self.sasl_port, self._controller = folder, free_port(), free_port(), free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -81,7 +85,10 @@ class Broker:
         small = [java, "-Xmx384m", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", f"{jars}/*"]
         with (self.folder / "log").open("ab") as log:
             if not settings.exists():
-                ports = {"port": self.port, "sasl": self.sasl_port, "controller": self._controller}
+                tls = f",TLS://127.0.0.1:{self.tls_port}" if self.tls_port else ""
+                ports = {"port": self.port, "sasl": self.sasl_port, "controller": self._controller, "tls": tls}
+                if self.tls_port:
+                    self._certify()
                 settings.write_text(_SETTINGS.format(folder=self.folder, user=USER, password=PASSWORD, **ports))
                 cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
                 made = ["kafka.tools.StorageTool", "format", "--standalone", "-t", cluster, "-c", str(settings)]
@@ -95,6 +102,24 @@ class Broker:
             time.sleep(0.05)
         raise AssertionError((self.folder / "log").read_text())
 
+    def _certify(self) -> None:
+        """A certificate for the address, signed by itself: `ca.pem`, and with its key `server.pem`."""
+        key, ca = self.folder / "key.pem", self.folder / "ca.pem"
+        wanted = [
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=127.0.0.1",
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
+        ]
+        subprocess.run(["openssl", "req", *wanted, "-keyout", str(key), "-out", str(ca)], check=True, capture_output=True)
+        (self.folder / "server.pem").write_text(key.read_text() + ca.read_text())
+
     def kill(self) -> None:
         """Kill -9."""
         if self._process is not None:
@@ -104,9 +129,9 @@ class Broker:
 
 
 @contextmanager
-def kafka_broker(folder: Path) -> Iterator[Broker]:
+def kafka_broker(folder: Path, *, tls: bool = False) -> Iterator[Broker]:
     """A running broker, killed at the end."""
-    broker = Broker(folder)
+    broker = Broker(folder, tls=tls)
     broker.start()
     try:
         yield broker

@@ -257,7 +257,7 @@ class Platform:
         """Reads online state and what was pushed since, for a feature server."""
         from tidemill.features.embedded import OnlineLookup
 
-        return OnlineLookup(self.online, self.definitions, self.stream)
+        return OnlineLookup(self.online, self.definitions, self.stream, skew_us=parse_duration(self.config.stream.skew))
 
     @cached_property
     def tracker(self) -> Tracker:

@@ -108,6 +108,17 @@ class FeatureLookupContract(Contract):
         lookup.look()
         assert lookup.find([FLOW], [{"tap": 1}], NOW)[0][0].values["flow__litres"] == 5.0
 
+    def test_fresh_is_nothing_that_is_quarantined(self, open_: Open) -> None:
+        """A row that came ahead of its time by more than an hour never counts, not even when the time has come."""
+        _, _, lookup, stream = open_()
+        stream.append("taps", [pushed(row(1, NOW, 5.0))])
+        came = stream.read("taps", 0)[0].at_us
+        stream.append("taps", [pushed(row(1, came + 2 * HOUR_US, 9.0)), pushed(row(2, NOW, 9.0, known=came + 2 * HOUR_US))])
+        lookup.look()
+        later = came + 3 * HOUR_US
+        values = [found[0].values["flow__litres"] for found in lookup.find([FLOW], [{"tap": 1}, {"tap": 2}], later)]
+        assert values == [None, None]
+
     def test_a_key_that_is_lacking_is_refused(self, open_: Open) -> None:
         _, _, lookup, _ = open_()
         with pytest.raises(InvalidError, match="lacks 'lane'"):

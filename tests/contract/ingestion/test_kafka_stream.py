@@ -38,7 +38,7 @@ pytestmark = [pytest.mark.live, pytest.mark.xdist_group("kafka")]
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    with kafka_broker(tmp_path_factory.mktemp("kafka")) as running:
+    with kafka_broker(tmp_path_factory.mktemp("kafka"), tls=shutil.which("openssl") is not None) as running:
         yield running
 
 
@@ -186,6 +186,18 @@ def test_who_logs_in_needs_the_right_password(broker: Broker, monkeypatch: pytes
     with pytest.raises(UnavailableError) as refused:
         open_stream(url.replace("20s", "3s"), "p").extent("a")
     assert "wrong-one" not in str(refused.value)
+
+
+def test_who_is_asked_is_known_by_the_certificate(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not broker.tls_port:
+        pytest.skip("needs openssl")
+    monkeypatch.setenv("KAFKA_PASSWORD", PASSWORD)
+    url = f"kafkas://{USER}:env%3AKAFKA_PASSWORD@127.0.0.1:{broker.tls_port}/p{uuid4().hex}?timeout=20s"
+    trusting = open_stream(f"{url}&ca={broker.folder / 'ca.pem'}", "p")
+    assert trusting.append("a", [b"x"]) == 1
+    assert [r.body for r in trusting.read("a", 0)] == [b"x"]
+    with pytest.raises(UnavailableError):
+        open_stream(url.replace("20s", "3s"), "p").extent("a")
 
 
 def test_limits_and_names(broker: Broker) -> None:

@@ -58,7 +58,7 @@ def compare(online: OnlineStore, rows: dict[str, Rows], at: int) -> None:
 def test_any_events_equal_the_reference(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Late, early, duplicated, out of order, corrected; in one partition or three; followers that end without a commit."""
 
-    @settings(max_examples=EXAMPLES // 2, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=EXAMPLES // 4, deadline=None, suppress_health_check=list(HealthCheck))
     @given(histories(), histories(), st.lists(st.integers(0, 40 * MINUTE), min_size=1, max_size=3), st.sampled_from([1, 3]), st.data())
     def check(keyed: Rows, plain: Rows, reads: list[int], partitions: int, data: st.DataObject) -> None:
         folder = tmp_path_factory.mktemp("follow")

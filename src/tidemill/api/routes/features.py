@@ -4,7 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from tidemill.api.queries import features, versions
+from tidemill.api.queries import features, streams, versions
 from tidemill.api.queries.times import as_of
 from tidemill.api.routes.shared import Platform
 
@@ -13,9 +13,10 @@ router = APIRouter(tags=["features"])
 
 @router.get("/features")
 def listing(platform: Platform) -> dict[str, Any]:
-    """All feature views with their columns and freshness, and the last parity report of each service."""
+    """All feature views with their columns and freshness, the last parity report of each service, and how far streams are followed."""
     with platform.ledger.read() as db:
-        return {"items": features.views(db, platform.definitions, as_of(db, platform.clock)), "parity": features.parity(db)}
+        items = features.views(db, platform.definitions, as_of(db, platform.clock))
+        return {"items": items, "parity": features.parity(db), "streams": streams.streams(db)}
 
 
 @router.get("/features/{view}")

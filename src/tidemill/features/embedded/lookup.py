@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tidemill.core.definitions import Definitions, FeatureView
+from tidemill.core.instants import HOUR_US
 from tidemill.features.embedded.plans import key_text, request_key
 from tidemill.features.embedded.sights import Sight, Sights
 from tidemill.features.embedded.tail import Tail
@@ -19,10 +20,10 @@ class OnlineLookup:
     Where the writer's clock is ahead of `at_us` (two machines), the writer's counts.
     """
 
-    def __init__(self, online: OnlineStore, definitions: Definitions, stream: Stream | None = None) -> None:
+    def __init__(self, online: OnlineStore, definitions: Definitions, stream: Stream | None = None, *, skew_us: int = HOUR_US) -> None:
         self._online = online
         self._sights = Sights(online, definitions.views.values())
-        self.tail = Tail(stream, definitions.views.values()) if stream is not None else None
+        self.tail = Tail(stream, definitions.views.values(), skew_us) if stream is not None else None
 
     def find(self, views: Sequence[FeatureView], keys: Sequence[Mapping[str, Any]], at_us: int) -> list[list[Found]]:
         """What there is for each request, view by view."""

@@ -16,8 +16,8 @@ import msgspec
 
 from tidemill.core.definitions import FeatureView
 from tidemill.core.errors import TidemillError
-from tidemill.core.instants import parse_instant
-from tidemill.ingestion.ports import Stream
+from tidemill.core.instants import parse_duration, parse_instant
+from tidemill.ingestion.ports import Record, Stream
 
 logger = logging.getLogger(__name__)
 PAUSE_S = 0.05
@@ -39,10 +39,13 @@ class Pushed(NamedTuple):
 
 
 class Tail:
-    """The newest pushed rows by view and key. Safe to use from several threads."""
+    """The newest pushed rows by view and key. Safe to use from several threads.
 
-    def __init__(self, stream: Stream, views: Iterable[FeatureView]) -> None:
-        self._stream = stream
+    `skew_us`: how far the times of a row may lie ahead of its arrival, unless its table says otherwise; one further ahead is quarantined.
+    """
+
+    def __init__(self, stream: Stream, views: Iterable[FeatureView], skew_us: int) -> None:
+        self._stream, self._skew_us = stream, skew_us
         self._lock = threading.Lock()
         self._looked = 0.0
         self.ttl_us: dict[str, int] = {}
@@ -69,22 +72,23 @@ class Tail:
 
     def _take(self, table: str) -> None:
         if table not in self._offsets:
-            self._offsets[table] = max(0, self._stream.append(table, []) - _BEHIND)
+            self._offsets[table] = max(0, self._stream.extent(table)[0].end - _BEHIND)
         while records := self._stream.read(table, self._offsets[table]):
             for record in records:
-                self._note(table, record.body)
+                self._note(table, record)
             self._offsets[table] = records[-1].offset + 1
 
-    def _note(self, table: str, body: bytes) -> None:
+    def _note(self, table: str, record: Record) -> None:
         for view, newest in self._views[table]:
             try:
-                row = msgspec.json.decode(body)
+                row = msgspec.json.decode(record.body)
                 event, known = _micros(row[view.table.event_time]), _micros(row[view.table.known_time])
                 key = _key(view, row)
                 values = {name: row[column] for name, column in newest}
             except (msgspec.DecodeError, KeyError, TypeError, ValueError):
                 continue  # the audit will tell of it
-            if key is not None:
+            skew_us = parse_duration(view.table.skew) if view.table.skew else self._skew_us
+            if key is not None and not (record.at_us and max(event, known) > record.at_us + skew_us):
                 self._keep((view.name, key), Pushed(event, known, values))
 
     def _keep(self, place: tuple[str, Any], row: Pushed) -> None:
