@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from tests.support.spark_session import URL, spark_store
 
 from tidemill.core.aggregates import count, distinct, expression, first, last, latest, mean, min_, quantile, std, sum_, top_k
 from tidemill.core.definitions import Entity, FeatureView, Table
-from tidemill.core.errors import InvalidError
+from tidemill.core.errors import InvalidError, UnavailableError
 from tidemill.core.instants import DAY_US
 from tidemill.features.embedded import DuckOfflineStore
 from tidemill.features.ports import AT
@@ -133,6 +134,38 @@ def test_a_condition_over_what_is_not_there_is_refused(tmp_path: Path) -> None:
     for store in (spark_store(), DuckOfflineStore()):
         with pytest.raises(InvalidError, match="nothing"):
             store.join(questions(4, 3), [view], {"keyed": Scan("keyed", 1, arrow([]).schema, (str(path),))})
+
+
+def test_files_that_spark_does_not_see_are_told_of(tmp_path: Path) -> None:
+    view = FeatureView("v", PLACE, KEYED, [count(over="20m", hop="1m")])
+    gone = Scan("keyed", 1, arrow([]).schema, (str(tmp_path / "gone.parquet"),))
+    with pytest.raises(UnavailableError, match=r"does not find the rows that v .*gone.parquet.*under one path"):
+        spark_store().join(questions(4, 3), [view], {"keyed": gone})
+    (tmp_path / "gone.parquet").write_bytes(b"no Parquet")
+    with pytest.raises(UnavailableError, match=r"gone.parquet"):
+        spark_store().join(questions(4, 3), [view], {"keyed": gone})
+
+
+def test_a_value_that_a_condition_cannot_take_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    pq.write_table(arrow(history(3, 10)), path)
+    view = FeatureView("v", PLACE, KEYED, [count(over="20m", hop="1m", where="word::DOUBLE > 1")])
+    for store in (spark_store(), DuckOfflineStore()):
+        with pytest.raises(InvalidError, match=r"(?i)cast|convert"):
+            store.join(questions(4, 3), [view], {"keyed": Scan("keyed", 1, arrow([]).schema, (str(path),))})
+
+
+def test_joins_at_the_same_time_do_not_meet(tmp_path: Path) -> None:
+    view = FeatureView("v", PLACE, KEYED, [sum_("delay", over="20m", hop="1m")])
+    found = []
+    for i in range(3):
+        path = tmp_path / f"{i}.parquet"
+        pq.write_table(arrow([history(3, 10)[0] | {"place": "a", "happened": 1, "learned": 1, "delay": float(i)}]), path)
+        found.append({"keyed": Scan("keyed", 1, arrow([]).schema, (str(path),))})
+    spine = spine_table([{"place": "a", "lane": 1, AT: MINUTE}])
+    with ThreadPoolExecutor(3) as pool:
+        made = list(pool.map(lambda scans: spark_store().join(spine, [view], scans)["v__delay_sum_20m"].to_pylist(), found))
+    assert made == [[0.0], [1.0], [2.0]]
 
 
 def test_columns_of_every_type(tmp_path: Path) -> None:

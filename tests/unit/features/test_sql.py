@@ -211,6 +211,7 @@ def test_expressions_see_zero_where_there_is_nothing(tmp_path: Path) -> None:
         sum_("delay", over="4m", hop="4m"),
         expression("more", "count_4m + 1"),
         expression("share", "1 / count_4m"),
+        expression("odd", "1 / (1 / count_4m)"),
         expression("huge", "-delay_sum_4m * 1e300 * more"),
     ]
     view = FeatureView("v", Entity("place"), KEYED, features)
@@ -219,7 +220,11 @@ def test_expressions_see_zero_where_there_is_nothing(tmp_path: Path) -> None:
     )
     rows = [_row("x", delay=1e10), _row("y", place="b", delay=2.0)]
     made = run(view, scans(tmp_path, {"keyed": rows})["keyed"], spine)
-    assert [[row[f"v__{n}"] for n in ("more", "share", "huge")] for row in made] == [[2, 1, None], [1, None, None], [2, 1, -4e300]]
+    assert [[row[f"v__{n}"] for n in ("more", "share", "odd", "huge")] for row in made] == [
+        [2, 1, 1, None],
+        [1, None, None, None],
+        [2, 1, 1, -4e300],
+    ]
 
 
 def test_an_expression_over_texts_is_refused() -> None:

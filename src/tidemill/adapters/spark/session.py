@@ -11,7 +11,15 @@ from typing import Any
 
 import pyspark
 from py4j.protocol import Py4JError
-from pyspark.errors import PySparkException
+from pyspark.errors import (
+    AnalysisException,
+    ArithmeticException,
+    DateTimeException,
+    IllegalArgumentException,
+    NumberFormatException,
+    ParseException,
+    PySparkException,
+)
 from pyspark.sql import SparkSession
 
 from tidemill.adapters.spark.place import Place, java_version
@@ -24,6 +32,8 @@ _SETTINGS = {
     "spark.sql.requireAllClusterKeysForCoPartition": "false",
 }
 """What the compiled queries rely on (the first three), and that rows which are together by entity may stay so."""
+_WRONG = (AnalysisException, ArithmeticException, DateTimeException, IllegalArgumentException, NumberFormatException, ParseException)
+"""What Spark raises for a query or a value that will fail again."""
 _LOCAL = {
     "spark.driver.host": "127.0.0.1",
     "spark.driver.bindAddress": "127.0.0.1",
@@ -98,14 +108,24 @@ def translated(what: str) -> Iterator[None]:
     """Spark's errors in our words; `what` was being computed."""
     try:
         yield
-    except PySparkException as error:
+    except _WRONG as error:
+        if "PATH_NOT_FOUND" in str(error):
+            raise _unseen(what, error) from error
         raise InvalidError(f"Spark {pyspark.__version__} cannot compute {what}: {first_line(error)}") from error
-    except (Py4JError, ConnectionError) as error:
+    except (PySparkException, Py4JError, ConnectionError) as error:
+        if "FAILED_READ_FILE" in str(error):
+            raise _unseen(what, error) from error
         raise UnavailableError(f"Spark did not finish {what}: {first_line(error)}") from error
 
 
+def _unseen(what: str, error: Exception) -> UnavailableError:
+    hint = "all of its machines have to see a table's files under one path"
+    return UnavailableError(f"Spark does not find the rows that {what} is computed from: {first_line(error)}; {hint}")
+
+
 def first_line(error: Any) -> str:
-    """What an error says first, without the trace of the JVM."""
+    """The line that says what is wrong, without the traces of the JVM around it: the one with Spark's name for the error, or the first."""
     java = getattr(error, "java_exception", None)
-    text = str(java.toString()) if java is not None else str(error)
-    return text.strip().split("\n", 1)[0]
+    text = str(error) if java is None else f"{java.toString()}\n{error}"
+    named = re.search(r"\[[A-Z_]+(?:\.[A-Z_]+)*\][^\n]*", text)
+    return (named[0] if named else text.strip().split("\n", 1)[0]).strip()
