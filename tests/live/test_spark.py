@@ -155,6 +155,25 @@ def test_a_value_that_a_condition_cannot_take_is_refused(tmp_path: Path) -> None
             store.join(questions(4, 3), [view], {"keyed": Scan("keyed", 1, arrow([]).schema, (str(path),))})
 
 
+def test_an_application_that_is_there_is_used_and_left_as_it_is(tmp_path: Path) -> None:
+    """From another thread as well, where it is not the active one."""
+    from pyspark.sql import SparkSession
+
+    from tidemill.adapters.spark.features import open_offline
+
+    spark_store()
+    mine = SparkSession.builder.getOrCreate()
+    mine.conf.set("spark.sql.session.timeZone", "Asia/Tokyo")
+    other = open_offline("spark:local[1]")
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(other.describe).result().endswith(URL.removeprefix("spark:").partition("?")[0])
+            pool.submit(other.close).result()
+        assert (mine.conf.get("spark.sql.session.timeZone"), mine.sql("SELECT 1 AS one").collect()[0].one) == ("Asia/Tokyo", 1)
+    finally:
+        mine.conf.set("spark.sql.session.timeZone", "UTC")
+
+
 def test_joins_at_the_same_time_do_not_meet(tmp_path: Path) -> None:
     view = FeatureView("v", PLACE, KEYED, [sum_("delay", over="20m", hop="1m")])
     found = []

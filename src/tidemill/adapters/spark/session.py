@@ -11,6 +11,7 @@ from typing import Any
 
 import pyspark
 from py4j.protocol import Py4JError
+from pyspark import SparkContext
 from pyspark.errors import (
     AnalysisException,
     ArithmeticException,
@@ -44,7 +45,10 @@ _LOCAL = {
 
 
 class Sessions:
-    """Sessions of one Spark application, which starts with the first that is asked for and stops with `close` if it was started here."""
+    """Sessions of one Spark application, which starts with the first that is asked for and stops with `close` if it was started here.
+
+    An application that this process has already is used as it is, and left so; the URL's master is then not asked for.
+    """
 
     def __init__(self, place: Place) -> None:
         self.place = place
@@ -56,8 +60,8 @@ class Sessions:
         """A session with temporary views and settings of its own. Raises `UnavailableError` when Spark cannot be started."""
         with self._lock:
             if self._root is None:
-                self._own = SparkSession.getActiveSession() is None
-                self._root = self._start()
+                self._own = SparkContext._active_spark_context is None
+                self._root = self._start() if self._own else SparkSession.builder.getOrCreate()
             session = self._root.newSession()
         for name, value in {**self._sizes(), **self.place.settings, **_SETTINGS}.items():
             if name.startswith("spark.sql.") and session.conf.isModifiable(name):
@@ -93,7 +97,7 @@ class Sessions:
         session = self.new()
         with translated("a test query"):
             session.sql("SELECT 1").collect()
-        return f"Spark {session.version}, Java {java_version()}, {self.place.master}"
+        return f"Spark {session.version}, Java {java_version()}, {session.conf.get('spark.master')}"
 
     def close(self) -> None:
         """Stop the application, unless somebody else had started it."""
