@@ -90,6 +90,33 @@ def test_a_replay_killed_at_random_ends_as_if_it_had_not_been(undisturbed: Undis
     assert differences(undisturbed.state, end_state(project)) == []
 
 
+@pytest.mark.slow
+def test_a_policy_ends_the_same_in_whichever_process_it_is(tmp_path: Path) -> None:
+    """Where it lags behind, it is told many turns while it is at one, and reads tables as they were then."""
+    lag, homes = 0, []
+    for policies in (POLICIES, POLICIES[::-1]):
+        slow = {"import lightgbm as lgb": "import time\n\nimport lightgbm as lgb", "    x, y = tm": "    time.sleep(1)\n    x, y = tm"}
+        project = small_project(tmp_path / policies[0] / "kitchen", **slow)
+        turns = project / ".tidemill" / "replay" / policies[1] / "turns"
+
+        def look(_done: int, _of: int, _what: str, turns: Path = turns) -> None:
+            nonlocal lag
+            lag = max(lag, len(list(turns.iterdir())))
+
+        replay(project, from_us=parse_instant(FROM), until_us=parse_instant(TO), policies=policies, progress=look)
+        assert list(turns.iterdir()) == []
+        homes.append(project / ".tidemill" if policies[0] == "eager" else turns.parent)
+    assert lag > 4, "it never lagged two whole turns"
+    for file, query in (
+        ("ledger.db", "SELECT kind, outcome, subject, cause, evidence, at_us FROM decision"),
+        ("ledger.db", "SELECT name, version, digest, metrics FROM model_version"),
+        ("predictions.db", "SELECT id, version, role, at_us, score FROM prediction"),
+    ):
+        here, there = (sorted(map(str, rows(home / file, query))) for home in homes)
+        assert here
+        assert here == there
+
+
 class KilledError(BaseException):
     """The process is gone."""
 

@@ -1,7 +1,9 @@
 """A replayed policy in a process of its own, so that policies side by side use the machine's cores.
 
-The process runs the same `LocalLane` over the same files. It is told each half of a turn through a socket and ends at once when the other end
-is gone, wherever it is: a replay that is killed takes its lanes with it. Run as `python -m tidemill.platform.lanes FD`.
+The process runs the same `LocalLane` over the same files. Each half of a turn is written to a file of the lane's and told through a socket, so
+whoever sends it goes on at once: a lane may lag days behind, while it trains for example, and reads tables as they were at its own turn. It ends
+at once when the other end is gone, wherever it is: a replay that is killed takes its lanes with it, and the next one begins with the files that
+are left. Run as `python -m tidemill.platform.lanes FD`.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection, Pipe
@@ -21,14 +24,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tidemill.core.errors import ConflictError, UnavailableError
+from tidemill.core.instants import DAY_US
 
 if TYPE_CHECKING:
     from tidemill.core.definitions import Service
     from tidemill.platform.root import Platform
     from tidemill.retraining.replay import LocalLane, Turn
+    from tidemill.versioning.ports import Scan, TableStore
 
 _ASIDE = 'stack.ledger="sqlite:///${home}/ledger.db"'
 """Policies but the first have ledgers of their own, wherever the project's is."""
+LAG_US = 28 * DAY_US
+"""How far a lane may lag behind: far enough for a training, not so far that what goes wrong in it is told much too late."""
 PATIENCE_S = 30.0
 """How long to wait for the lane of a replay that was just killed to be gone."""
 
@@ -44,6 +51,11 @@ class Opening:
     first: str
     name: str
 
+    @property
+    def own(self) -> Path:
+        """Where the lane's own files are."""
+        return Path(self.home) / "replay" / self.name
+
 
 def local_lane(name: str, platform: Platform, service: Service, plan: Any, **more: Any) -> LocalLane:
     """The lane of a policy whose platform is open here."""
@@ -54,13 +66,58 @@ def local_lane(name: str, platform: Platform, service: Service, plan: Any, **mor
     return LocalLane(name, platform.loop, scorer, **more)
 
 
+class Turns:
+    """What a lane was told and has not finished: a file for each half of a turn, in order of time."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def put(self, half: str, turn: Turn) -> str:
+        """Keep a half, so that it outlives whoever is killed; return its name. Told again, it is replaced."""
+        name = f"{turn.until:020d}-{'ab'[half == 'settle']}-{half}"
+        part = self._folder / f".{name}"
+        part.write_bytes(pickle.dumps(turn, pickle.HIGHEST_PROTOCOL))
+        part.replace(self._folder / name)
+        return name
+
+    def names(self) -> list[str]:
+        """All that are left, in order."""
+        return sorted(path.name for path in self._folder.iterdir() if not path.name.startswith("."))
+
+    def get(self, name: str) -> tuple[str, Turn]:
+        """A half and its turn."""
+        turn: Turn = pickle.loads((self._folder / name).read_bytes())  # noqa: S301 - written by the process that told us
+        return name.rpartition("-")[2], turn
+
+    def done(self, name: str) -> None:
+        """Forget a half that is finished."""
+        (self._folder / name).unlink(missing_ok=True)
+
+
+class PinnedTables:
+    """A table store whose tables stand at given snapshots, for one who lags behind those who publish."""
+
+    def __init__(self, tables: TableStore) -> None:
+        self._tables = tables
+        self.pins: Mapping[str, int | None] = {}
+
+    def scan(self, table: str, at: int | str | None = None) -> Scan:
+        """See `TableStore`; without `at`, the pinned snapshot."""
+        return self._tables.scan(table, self.pins.get(table) if at is None else at)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tables, name)
+
+
 class RemoteLane:
     """A `Lane` whose work is done by another process; closing it ends the process."""
 
     def __init__(self, opening: Opening) -> None:
         self.name = opening.name
         self._calls, theirs = Pipe()
-        self._asked = 0
+        self._asked: deque[int] = deque()
+        self._turns = Turns(opening.own / "turns")
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tidemill.platform.lanes", str(theirs.fileno())],
@@ -77,13 +134,18 @@ class RemoteLane:
 
     def serve(self, turn: Turn) -> None:
         """See `Lane`."""
-        self._ask("serve", turn)
+        self._ask("take", self._turns.put("serve", turn), at_us=turn.until)
 
     def settle(self, turn: Turn) -> None:
         """See `Lane`."""
-        self._ask("settle", replace(turn, inputs=()))
+        self._ask("take", self._turns.put("settle", replace(turn, inputs=())), at_us=turn.until)
 
     def wait(self) -> None:
+        """See `Lane`: what it was told is kept, so it may lag by `LAG_US`. Raises what went wrong up to now."""
+        while self._asked and (self._asked[0] < self._asked[-1] - LAG_US or self._calls.poll()):
+            self._answer()
+
+    def finish(self) -> None:
         """See `Lane`."""
         self._answers()
 
@@ -99,24 +161,28 @@ class RemoteLane:
         self._process.kill()
         self._process.wait()
 
-    def _ask(self, name: str, *args: Any) -> None:
+    def _ask(self, name: str, *args: Any, at_us: int = 0) -> None:
         try:
             self._calls.send((name, args))
         except OSError as error:
             raise self._gone() from error
-        self._asked += 1
+        self._asked.append(max(at_us, self._asked[-1] if self._asked else 0))
 
     def _answers(self) -> Any:
         """The last of the answers that are due. Raises what the first that failed raised."""
         value = None
         while self._asked:
-            try:
-                good, value = self._calls.recv()
-            except (EOFError, OSError) as error:
-                raise self._gone() from error
-            self._asked -= 1
-            if not good:
-                raise value
+            value = self._answer()
+        return value
+
+    def _answer(self) -> Any:
+        try:
+            good, value = self._calls.recv()
+        except (EOFError, OSError) as error:
+            raise self._gone() from error
+        self._asked.popleft()
+        if not good:
+            raise value
         return value
 
     def _gone(self) -> UnavailableError:
@@ -132,6 +198,8 @@ class _Served:
 
     def __init__(self) -> None:
         self._lane: LocalLane | None = None
+        self._turns: Turns | None = None
+        self._tables: PinnedTables | None = None
         self._held = ExitStack()
 
     def open(self, opening: dict[str, Any]) -> None:
@@ -143,14 +211,16 @@ class _Served:
 
         sys.path[:0] = [entry for entry in opening.pop("path") if entry not in sys.path]
         told = Opening(**opening)
-        clock, home = ReplayClock(0), Path(told.home)
-        own = home / "replay" / told.name
+        clock, home, own = ReplayClock(0), Path(told.home), told.own
         self._hold(own)
         first = Platform.open(told.project, [*told.overrides, f"retraining={told.first}"], clock=clock, home=home)
         mine = Platform.open(told.project, [*told.overrides, f"retraining={told.name}", _ASIDE], clock=clock, home=own, share=first)
+        self._tables = PinnedTables(first.tables)
+        mine.tables = self._tables
         service = first.definitions.service(told.service)
         plan = compile_plan(service, first.processor, apply_on_demand)
         self._lane = local_lane(told.name, mine, service, plan, clock=clock, shared=first.ledger)
+        self._turns = Turns(own / "turns")
 
     def _hold(self, own: Path) -> None:
         """Take the lane's lock; the lane of a replay that was just killed may still be on its way out."""
@@ -162,9 +232,31 @@ class _Served:
                 raise ConflictError(f"another replay works on {own}; wait for its end, or replay into another home with -o home=…")
             time.sleep(0.1)
 
-    def call(self, name: str, args: Sequence[Any]) -> Any:
-        """Do what was asked."""
-        return self.open(*args) if self._lane is None else getattr(self._lane, name)(*args)
+    def resume(self, turn: Turn) -> int:
+        """First finish what a replay that was killed had told, each half at its own time."""
+        assert self._lane is not None
+        assert self._turns is not None
+        left = self._turns.names()
+        if left:
+            self._lane.resume(self._turns.get(left[0])[1])
+        for name in left:
+            self.take(name)
+        return self._lane.resume(turn)
+
+    def take(self, name: str) -> None:
+        """Do half a turn, with the tables as they were then, and forget it."""
+        assert self._lane is not None
+        assert self._turns is not None
+        assert self._tables is not None
+        half, turn = self._turns.get(name)
+        self._tables.pins = turn.pins
+        getattr(self._lane, half)(turn)
+        self._turns.done(name)
+
+    def came_to(self, from_us: int, until_us: int) -> dict[str, Any]:
+        """See `Lane`."""
+        assert self._lane is not None
+        return self._lane.came_to(from_us, until_us)
 
 
 def main() -> None:
@@ -184,7 +276,7 @@ def main() -> None:
     while True:
         name, args = waiting.get()
         try:
-            answer: tuple[bool, Any] = (True, served.call(name, args))
+            answer: tuple[bool, Any] = (True, getattr(served, name)(*args))
         except Exception as error:  # noqa: BLE001 - the process boundary: whatever was raised is raised again on the other side
             answer = (False, error)
         try:

@@ -188,12 +188,13 @@ def train_open(loop: Loop) -> int:
     return tried
 
 
-def maintain(loop: Loop, *, every: int) -> None:
-    """Compact and expire each table after `every` batches."""
+def maintain(loop: Loop, *, every: int, before: Callable[[], None] = lambda: None) -> None:
+    """Compact and expire each table after `every` batches; `before` is called when there is something to do."""
     for name in loop.sources:
         count = _count(loop.ledger, name)
         done = _state(loop.ledger, f"maintained:{name}").get("batches", 0)
         if count - done >= every:
+            before()
             loop.tables.maintain(name, now_us=loop.clock.now_us(), keep_us=KEEP_SNAPSHOTS_US)
             _save(loop, f"maintained:{name}", {"batches": count})
 

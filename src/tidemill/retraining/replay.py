@@ -4,12 +4,14 @@ The same stage functions run as in the present; only the `Clock` is another. Sev
 side: data, features and labels are made once, and each policy pays for its own trainings and predictions.
 
 A turn has two halves. In the first, every lane answers the turn's requests, which reads nothing that ingestion writes; in the second,
-when everything that became known is published, every lane watches and reconciles, which writes nothing that another lane reads. So lanes may
-be processes of their own, and what they end in does not depend on who was faster.
+when everything that became known is published, every lane watches and reconciles, which writes nothing that another lane reads. What a lane reads
+then it reads as of the turn: tables at the turn's snapshots, labels and batches by their time. So lanes may be processes of their own that lag
+behind, and what they end in does not depend on who was faster.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +23,7 @@ import sqlalchemy as sa
 from tidemill.core import ids
 from tidemill.core.clock import ReplayClock
 from tidemill.core.definitions import Definitions, Service
-from tidemill.core.errors import InvalidError
+from tidemill.core.errors import InvalidError, NotFoundError
 from tidemill.core.instants import DAY_US, format_instant
 from tidemill.ledger import schema
 from tidemill.ledger.store import Ledger, from_json, insert_once, to_json, upsert
@@ -38,7 +40,10 @@ NOTHING = Requests((), (), ())
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One turn of a replay: history in [now, until). `asked` and `inputs` are what is due in it; `serving`: whether anything may be."""
+    """One turn of a replay: history in [now, until).
+
+    `asked` and `inputs` are what is due in it; `serving`: whether anything may be. `pins`: the tables' snapshots at its end.
+    """
 
     replay_id: str
     first_us: int
@@ -47,6 +52,7 @@ class Turn:
     until: int
     asked: Requests = NOTHING
     inputs: Sequence[tuple[Any, ...]] = ()
+    pins: Mapping[str, int | None] = field(default_factory=dict)
 
     @property
     def serving(self) -> bool:
@@ -55,7 +61,10 @@ class Turn:
 
 
 class Lane(Protocol):
-    """One policy on its way through history, in this process or another. `serve` and `settle` may return before they are done; `wait` does not."""
+    """One policy on its way through history, in this process or another.
+
+    `serve` and `settle` may return before they are done. What they were told is kept then: after `wait` it gets done whoever is killed.
+    """
 
     name: str
 
@@ -72,11 +81,15 @@ class Lane(Protocol):
         ...
 
     def wait(self) -> None:
-        """Return when all is done. Raises what went wrong."""
+        """Return when the lane does not lag too far behind. Raises what went wrong."""
+        ...
+
+    def finish(self) -> None:
+        """Return when all that the lane was told is done. Raises what went wrong."""
         ...
 
     def came_to(self, from_us: int, until_us: int) -> dict[str, Any]:
-        """What the policy served and cost."""
+        """What the policy served and cost, once all that it was told is done."""
         ...
 
 
@@ -118,6 +131,9 @@ class LocalLane:
         self.scorer.refresh()
 
     def wait(self) -> None:
+        """See `Lane`: nothing is under way."""
+
+    def finish(self) -> None:
         """See `Lane`: nothing is under way."""
 
     def came_to(self, from_us: int, until_us: int) -> dict[str, Any]:
@@ -197,14 +213,28 @@ def _tick(replay: Replay, now: int, until: int) -> None:
     if replay.ingest:
         reports = stages.ingest(loop)
         stages.learn_labels(loop, reports)
-        stages.maintain(loop, every=replay.maintain_every)
-    _in_all(replay.lanes, "settle", turn)
+        stages.maintain(loop, every=replay.maintain_every, before=lambda: _finish(replay.lanes))
+    _in_all(replay.lanes, "settle", dataclasses.replace(turn, pins=_snapshots(loop)))
     _wait(replay.lanes)
+
+
+def _snapshots(loop: Loop) -> dict[str, int | None]:
+    found: dict[str, int | None] = {}
+    for name in loop.sources:
+        with contextlib.suppress(NotFoundError):  # nothing was published yet
+            found[name] = loop.tables.scan(name).snapshot_id
+    return found
 
 
 def _wait(lanes: Sequence[Lane]) -> None:
     for lane in lanes:
         lane.wait()
+
+
+def _finish(lanes: Sequence[Lane]) -> None:
+    """Let all lanes come up to here: maintenance forgets snapshots that those behind have not read yet."""
+    for lane in lanes:
+        lane.finish()
 
 
 def _in_all(lanes: Sequence[Lane], half: Literal["serve", "settle"], turn: Turn) -> None:
