@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import count as count_up
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -63,3 +65,23 @@ def rewrite(folder: Path, published: dict[str, Published]) -> dict[str, Publishe
     target = folder / f"{next(_NUMBER):06d}.parquet"
     pq.write_table(merged, target)
     return {"trips": Published(TRIPS, Scan("trips", 99, merged.schema, (str(target),)), published["trips"].batches)}
+
+
+class Lake:
+    """Of a table store, what joins ask for: where the published trips are."""
+
+    def __init__(self, folder: Path, rows: pa.Table) -> None:
+        self._published = publish(folder, rows)
+
+    def scan(self, table: str, _at: int | str | None = None) -> Scan:
+        return self._published[table].scan
+
+
+class Told:
+    """An alert sink that remembers the texts."""
+
+    def __init__(self) -> None:
+        self.alerts: list[str] = []
+
+    def send(self, _subject: str, body: Mapping[str, Any]) -> None:
+        self.alerts.append(str(body["text"]))

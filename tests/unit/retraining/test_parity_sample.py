@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from tests.support.feature_rows import BUSY, MINUTE, TRIPS, WIDER, publish, trips
+from tests.support.feature_rows import BUSY, MINUTE, TRIPS, WIDER, Lake, Told, trips
 from tests.support.loop_world import World, make_world
 
 from tidemill.core.definitions import FeatureView, Label, Service
@@ -25,27 +25,15 @@ LATE = Label("late", TRIPS, "delay > 15", key="trip")
 SERVICE = Service("delay", [BUSY], LATE, TRIPS, "trip")
 
 
-class Lake:
-    def __init__(self, folder: Path) -> None:
-        self._published = publish(folder, ROWS)
-
-    def scan(self, table: str) -> Any:
-        return self._published[table].scan
-
-
-class Told:
-    def __init__(self) -> None:
-        self.alerts: list[str] = []
-
-    def send(self, subject: str, body: Mapping[str, Any]) -> None:
-        self.alerts.append(str(body["text"]))
-
-
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     made = make_world(tmp_path / "w")
     made.loop = replace(
-        made.loop, offline=DuckOfflineStore(), tables=cast("Any", Lake(tmp_path / "lake")), alerts=Told(), parity=Sampling(1.0, 10 * MINUTE)
+        made.loop,
+        offline=DuckOfflineStore(),
+        tables=cast("Any", Lake(tmp_path / "lake", ROWS)),
+        alerts=Told(),
+        parity=Sampling(1.0, 10 * MINUTE),
     )
     made.clock.advance_to(made.clock.now_us())
     return made

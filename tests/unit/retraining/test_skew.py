@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from tests.support.feature_rows import BUSY, MINUTE, TRIPS, publish, trips
+from tests.support.feature_rows import BUSY, MINUTE, TRIPS, Lake, Told, trips
 from tests.support.loop_world import make_world
 
 from tidemill.core.clock import ReplayClock
@@ -28,22 +28,6 @@ LATE = Label("late", TRIPS, "delay > 15", key="trip")
 SERVICE = Service("delay", ["place", BUSY], LATE, TRIPS, "trip")
 
 
-class Lake:
-    def __init__(self, folder: Path) -> None:
-        self._published = publish(folder, ROWS)
-
-    def scan(self, table: str, _snapshot: int | None = None) -> Any:
-        return self._published[table].scan
-
-
-class Told:
-    def __init__(self) -> None:
-        self.alerts: list[str] = []
-
-    def send(self, subject: str, body: Mapping[str, Any]) -> None:
-        self.alerts.append(str(body["text"]))
-
-
 @pytest.fixture
 def loop(tmp_path: Path) -> Loop:
     world = make_world(tmp_path / "w")
@@ -53,7 +37,7 @@ def loop(tmp_path: Path) -> Loop:
         definitions=Definitions(tables={"trips": TRIPS}, views={"busy": BUSY}, labels={"late": LATE}, services={"delay": SERVICE}),
         offline=DuckOfflineStore(),
         profiler=SketchProfiler(),
-        tables=cast("Any", Lake(tmp_path / "lake")),
+        tables=cast("Any", Lake(tmp_path / "lake", ROWS)),
         alerts=Told(),
     )
 
