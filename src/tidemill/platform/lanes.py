@@ -50,6 +50,7 @@ class Opening:
     home: str
     first: str
     name: str
+    lanes: int
 
     @property
     def own(self) -> Path:
@@ -217,6 +218,7 @@ class _Served:
         mine = Platform.open(told.project, [*told.overrides, f"retraining={told.name}", _ASIDE], clock=clock, home=own, share=first)
         self._tables = PinnedTables(first.tables)
         mine.tables = self._tables
+        mine.lanes = told.lanes
         service = first.definitions.service(told.service)
         plan = compile_plan(service, first.processor, apply_on_demand)
         self._lane = local_lane(told.name, mine, service, plan, clock=clock, shared=first.ledger)

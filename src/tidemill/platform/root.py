@@ -54,6 +54,8 @@ class Platform:
         self.config = config
         self.clock = clock
         self.home = Path(config.home)
+        self.lanes = 1
+        """How many policies go through history at the same time, sharing this machine's cores."""
 
     @classmethod
     def open(

@@ -82,7 +82,8 @@ def make_executor(platform: Platform, pins: Mapping[str, int] | None = None) -> 
         platform.builder,
         project=platform.project,
         actor="local",
-        cores=cores if isinstance(platform.clock, ReplayClock) else max(1, cores // 2),  # a replay serves nobody who waits
+        # a replay serves nobody who waits; threads of several trainings would only wait for each other
+        cores=max(1, cores // (platform.lanes if isinstance(platform.clock, ReplayClock) else 2)),
     )
 
 
