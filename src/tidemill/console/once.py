@@ -8,13 +8,11 @@ from __future__ import annotations
 import hashlib
 import secrets
 
-import sqlalchemy as sa
-
 from tidemill.core.clock import Clock
 from tidemill.core.errors import RefusedError
 from tidemill.core.instants import SECOND_US
 from tidemill.ledger import schema
-from tidemill.ledger.store import Ledger, from_json, to_json
+from tidemill.ledger.store import Ledger, fact, to_json
 
 LASTS_US = 600 * SECOND_US
 
@@ -41,7 +39,7 @@ def take(ledger: Ledger, clock: Clock, code: str) -> str:
     """The token behind a code, which is used up by this. Raises `RefusedError` for one that is unknown, used or too old."""
     name = _name(code)
     with ledger.write() as db:
-        found = from_json(db.execute(sa.select(schema.state.c.value).where(schema.state.c.name == name)).scalar())
+        found = fact(db, name)
         db.execute(schema.state.delete().where(schema.state.c.name == name))
     if not isinstance(found, dict) or found["ends_us"] < clock.now_us():
         raise RefusedError("this login link was used already or is too old; take the token, or start `tidemill up` again")

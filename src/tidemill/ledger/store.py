@@ -269,6 +269,11 @@ def emit(db: sa.Connection, kind: str, subject: str, body: Mapping[str, Any], *,
     )
 
 
+def fact(db: sa.Connection, name: str) -> Any:
+    """The latest-value fact that is stored under `name` (`schema.state`), None when there is none."""
+    return from_json(db.execute(sa.select(schema.state.c.value).where(schema.state.c.name == name)).scalar())
+
+
 def to_json(value: Any) -> str:
     """Canonical JSON text of a value; NaN and infinities become null."""
     return canonical_json(_finite(value)).decode()

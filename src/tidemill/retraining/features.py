@@ -8,11 +8,12 @@ from collections.abc import Collection
 import sqlalchemy as sa
 
 from tidemill import features
-from tidemill.core.errors import InvalidError, LostError, NotFoundError, UnavailableError
+from tidemill.core.errors import InvalidError, LostError, NotFoundError
 from tidemill.features.freshness import Freshness
 from tidemill.features.materialize import Filled, Progress, Stale
 from tidemill.features.pieces import Published
 from tidemill.ledger import schema
+from tidemill.retraining.alerts import tell
 from tidemill.retraining.ports import Loop
 
 logger = logging.getLogger(__name__)
@@ -110,9 +111,5 @@ def refresh(loop: Loop) -> list[Freshness]:
     found = features.freshness(states, promised, now)
     for late in features.note_freshness(loop.ledger, found, now_us=now, actor=loop.actor):
         logger.warning("features.late", extra={"view": late.view, "lag_us": late.lag_us})
-        if loop.alerts is not None:
-            try:
-                loop.alerts.send(f"features.late:{late.view}", {"text": features.in_words(late), "lag_us": late.lag_us})
-            except UnavailableError as error:
-                logger.error("alert.undelivered", extra={"reason": str(error)})
+        tell(loop, f"features.late:{late.view}", {"text": features.in_words(late), "lag_us": late.lag_us})
     return found

@@ -23,7 +23,7 @@ from tidemill.core.instants import DAY_US
 from tidemill.core.privacy import HIDDEN
 from tidemill.ingestion import IngestReport
 from tidemill.ledger import schema
-from tidemill.ledger.store import Ledger, emit, from_json, to_json, upsert
+from tidemill.ledger.store import Ledger, emit, fact, to_json, upsert
 from tidemill.retraining import reconcile as reconciliation
 from tidemill.retraining import skew, triggers
 from tidemill.retraining.features import feed
@@ -231,7 +231,7 @@ def _count(ledger: Ledger, table: str) -> int:
 
 def _state(ledger: Ledger, name: str) -> dict[str, Any]:
     with ledger.read() as db:
-        found = from_json(db.execute(sa.select(schema.state.c.value).where(schema.state.c.name == name)).scalar())
+        found = fact(db, name)
     return dict(found) if found else {}
 
 

@@ -9,18 +9,17 @@ from dataclasses import asdict, replace
 from hashlib import blake2b
 from typing import Any
 
-import sqlalchemy as sa
-
 from tidemill import features
 from tidemill.core.definitions import Service
-from tidemill.core.errors import InvalidError, NotFoundError, UnavailableError
+from tidemill.core.errors import InvalidError, NotFoundError
 from tidemill.core.instants import DAY_US, format_instant
 from tidemill.core.meaning import view_digest, view_from
 from tidemill.features import verify
 from tidemill.features.ports import Difference, ParityReport
 from tidemill.ledger import schema
-from tidemill.ledger.store import emit, from_json, to_json, upsert
+from tidemill.ledger.store import emit, fact, to_json, upsert
 from tidemill.monitoring.ports import Observation
+from tidemill.retraining.alerts import tell
 from tidemill.retraining.ports import Loop
 from tidemill.serving.pins import with_views
 from tidemill.serving.ports import Prediction
@@ -136,7 +135,7 @@ def check_sample(loop: Loop, service: Service) -> ParityReport | None:
     """
     sampling, now, name = loop.parity, loop.clock.now_us(), f"parity-sample:{service.name}"
     with loop.ledger.read() as db:
-        before = from_json(db.execute(sa.select(schema.state.c.value).where(schema.state.c.name == name)).scalar()) or {}
+        before = fact(db, name) or {}
     from_us = int(before.get("until_us", max(0, now - DAY_US)))
     if not sampling.share or now - from_us < sampling.every_us:
         return None
@@ -174,9 +173,4 @@ def _observation(service: str, report: ParityReport, from_us: int, until_us: int
 def _alert(loop: Loop, service: Service, report: ParityReport, new: list[str]) -> None:
     text = f"{service.name}: {report.differences:,} of {report.values:,} sampled values are not what offline says ({'; '.join(new)})"
     logger.warning("features.parity", extra={"service": service.name, "differences": report.differences, "new": new})
-    if loop.alerts is None:
-        return
-    try:
-        loop.alerts.send(f"features.parity:{service.name}", {"text": text, "at": format_instant(loop.clock.now_us()), **_told(report, new)})
-    except UnavailableError as error:
-        logger.error("alert.undelivered", extra={"reason": str(error)})
+    tell(loop, f"features.parity:{service.name}", {"text": text, "at": format_instant(loop.clock.now_us()), **_told(report, new)})

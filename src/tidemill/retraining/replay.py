@@ -11,7 +11,6 @@ behind, and what they end in does not depend on who was faster.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -23,10 +22,10 @@ import sqlalchemy as sa
 from tidemill.core import ids
 from tidemill.core.clock import ReplayClock
 from tidemill.core.definitions import Definitions, Service
-from tidemill.core.errors import InvalidError, NotFoundError
+from tidemill.core.errors import InvalidError
 from tidemill.core.instants import DAY_US, format_instant
 from tidemill.ledger import schema
-from tidemill.ledger.store import Ledger, from_json, insert_once, to_json, upsert
+from tidemill.ledger.store import Ledger, fact, insert_once, to_json, upsert
 from tidemill.retraining import loop as stages
 from tidemill.retraining import summary
 from tidemill.retraining.ports import Loop
@@ -52,7 +51,7 @@ class Turn:
     until: int
     asked: Requests = NOTHING
     inputs: Sequence[tuple[Any, ...]] = ()
-    pins: Mapping[str, int | None] = field(default_factory=dict)
+    pins: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def serving(self) -> bool:
@@ -214,16 +213,8 @@ def _tick(replay: Replay, now: int, until: int) -> None:
         reports = stages.ingest(loop)
         stages.learn_labels(loop, reports)
         stages.maintain(loop, every=replay.maintain_every, before=lambda: _finish(replay.lanes))
-    _in_all(replay.lanes, "settle", dataclasses.replace(turn, pins=_snapshots(loop)))
+    _in_all(replay.lanes, "settle", dataclasses.replace(turn, pins={s.table: s.id for s in loop.tables.snapshots()}))
     _wait(replay.lanes)
-
-
-def _snapshots(loop: Loop) -> dict[str, int | None]:
-    found: dict[str, int | None] = {}
-    for name in loop.sources:
-        with contextlib.suppress(NotFoundError):  # nothing was published yet
-            found[name] = loop.tables.scan(name).snapshot_id
-    return found
 
 
 def _wait(lanes: Sequence[Lane]) -> None:
@@ -293,7 +284,7 @@ def _mark(ledger: Ledger, replay: Replay, until: int) -> None:
 
 def _load(ledger: Ledger, name: str) -> dict[str, Any]:
     with ledger.read() as db:
-        found = from_json(db.execute(sa.select(schema.state.c.value).where(schema.state.c.name == name)).scalar())
+        found = fact(db, name)
     return dict(found) if found else {}
 
 

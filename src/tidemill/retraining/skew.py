@@ -16,14 +16,15 @@ import pyarrow as pa
 import sqlalchemy as sa
 
 from tidemill.core.definitions import Service
-from tidemill.core.errors import InvalidError, NotFoundError, UnavailableError
+from tidemill.core.errors import InvalidError, NotFoundError
 from tidemill.core.instants import DAY_US, format_instant
 from tidemill.core.privacy import private_columns
 from tidemill.features import training_frame
 from tidemill.ledger import schema
-from tidemill.ledger.store import emit, from_json, to_json, upsert
+from tidemill.ledger.store import emit, fact, to_json, upsert
 from tidemill.monitoring.drift import merged_profile, served_subject
 from tidemill.monitoring.ports import Observation
+from tidemill.retraining.alerts import tell
 from tidemill.retraining.ports import Loop
 from tidemill.training import FrameSource
 from tidemill.validation.ports import Profile
@@ -193,8 +194,7 @@ def _nulls(figures: Mapping[str, Any]) -> float:
 
 def _noted(loop: Loop, service: str) -> dict[str, Any]:
     with loop.ledger.read() as db:
-        found = db.execute(sa.select(schema.state.c.value).where(schema.state.c.name == f"skew:{service}")).scalar()
-    return from_json(found) or {}
+        return fact(db, f"skew:{service}") or {}
 
 
 def _note(loop: Loop, report: SkewReport) -> None:
@@ -222,12 +222,7 @@ def _note(loop: Loop, report: SkewReport) -> None:
 def _alert(loop: Loop, report: SkewReport, new: list[ColumnSkew]) -> None:
     text = f"{report.service}: served inputs are not what training sees: " + "; ".join(f"{c.column} ({in_words(c)})" for c in new[:5])
     logger.warning("features.skewed", extra={"service": report.service, "columns": [c.column for c in new]})
-    if loop.alerts is None:
-        return
-    try:
-        loop.alerts.send(f"features.skewed:{report.service}", {"text": text, "at": format_instant(loop.clock.now_us())})
-    except UnavailableError as error:
-        logger.error("alert.undelivered", extra={"reason": str(error)})
+    tell(loop, f"features.skewed:{report.service}", {"text": text, "at": format_instant(loop.clock.now_us())})
 
 
 def in_words(c: ColumnSkew) -> str:

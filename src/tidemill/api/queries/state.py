@@ -8,14 +8,14 @@ import sqlalchemy as sa
 
 from tidemill.api.queries.rows import Record
 from tidemill.ledger import schema
-from tidemill.ledger.store import from_json
+from tidemill.ledger.store import fact, from_json
 
 _S = schema.state.c
 
 
 def find(db: sa.Connection, name: str) -> Any:
     """The value stored under `name`, None when there is none."""
-    return from_json(db.execute(sa.select(_S.value).where(_S.name == name)).scalar())
+    return fact(db, name)
 
 
 def below(db: sa.Connection, prefix: str, *, limit: int = 200) -> list[Record]:
