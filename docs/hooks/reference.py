@@ -238,19 +238,28 @@ def http_api() -> str:
         for method, told in methods.items():
             parameters = ", ".join(f"`{p['name']}`" for p in told.get("parameters", ()) if p["in"] == "query")
             out.append(f"| `{method.upper()} {path}` | {' '.join(told.get('description', '').split())} | {parameters} |")
-    out.append("\n## The model server\n")
-    out.append(
-        "Speaks the [Open Inference Protocol v2](https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol) over REST.\n"
-    )
-    out.append("| request | does |\n|---|---|")
-    out.append("| `GET /v2/health/live`, `/v2/health/ready` | For probes; no token. |")
-    out.append("| `GET /v2/health` | What is served, in which role, and whether predictions are being logged durably. |")
-    out.append("| `GET /v2/models/{service}` | Inputs and outputs of a service. |")
-    out.append("| `POST /v2/models/{service}/infer` | Scores; entity keys only, or full inputs. |")
-    out.append("| `POST /v2/repository/models/{service}/load` | Looks for changed deployments at once. |")
-    out.append("| `GET /metrics` | Prometheus exposition. |")
+    out += _model_server()
     out += _feature_server()
     return "\n".join(out) + "\n"
+
+
+def _model_server() -> Iterator[str]:
+    from tidemill.serving.http import Settings
+    from tidemill.serving.protocols import PROTOCOLS, Host
+    from tidemill.serving.protocols.describe import PAGES
+
+    host = Host({"SERVICE": None}, Settings(), *[lambda *_: None] * 4)  # type: ignore[dict-item,arg-type]
+    yield "\n## The model server\n"
+    yield "Speaks the protocols below; [Ask the model server](../how-to/ask-the-model-server.md) has an example of each. `/openapi.json` has the"
+    yield "bodies. What another protocol has no place for comes in headers: `tidemill-prediction-id` (give one to name the prediction yourself),"
+    yield "`tidemill-model-version` and `tidemill-logged`. Errors have each protocol's own shape; the status is that of [their kind](errors.md).\n"
+    yield "| request | does |\n|---|---|"
+    yield from (f"| `GET {path}` | {told} |" for path, told in PAGES)
+    yield "| `GET /openapi.json` | All of this as an OpenAPI description. |"
+    for protocol in PROTOCOLS:
+        yield f"\n### {protocol.name}\n\n{inspect.cleandoc(type(protocol).__doc__ or '')}\n\n| request | does | token |\n|---|---|---|"
+        for route in protocol.routes(host):
+            yield f"| `{route.method} {route.pattern}` | {route.told} | {route.action or 'none'} |"
 
 
 def _feature_server() -> Iterator[str]:

@@ -16,6 +16,8 @@ CLOSING = [*JSON, ("connection", "close")]
 _RETRY = ("retry-after", "1")
 TEXT = [("content-type", "text/plain; version=0.0.4; charset=utf-8")]
 _DRAIN = 64 << 20
+Reply = tuple[int, list[tuple[str, str]], bytes]
+"""Status, headers and body of an answer."""
 
 
 class TooLargeError(InvalidError):
@@ -89,13 +91,19 @@ class Http(Protocol):
         ...
 
 
-def failure(error: BaseException) -> tuple[int, bytes]:
-    """Status and body for an error. What was not raised on purpose is logged and answered without its details."""
+def problem(error: BaseException) -> tuple[int, str]:
+    """Status and reason of an error. What was not raised on purpose is logged and told without its details."""
     for kind, status in _STATUS:
         if isinstance(error, kind):
-            return status, msgspec.json.encode({"error": str(error)})
+            return status, str(error)
     logger.error("request.failed", exc_info=error)
-    return 500, b'{"error":"the server failed on this request; its log says why"}'
+    return 500, "the server failed on this request; its log says why"
+
+
+def failure(error: BaseException) -> tuple[int, bytes]:
+    """Status and JSON body for an error."""
+    status, reason = problem(error)
+    return status, msgspec.json.encode({"error": reason})
 
 
 def headers_of(status: int, *, closing: bool = False) -> list[tuple[str, str]]:

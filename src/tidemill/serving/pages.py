@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version as installed
 from typing import Any
 
 import msgspec
@@ -12,12 +11,11 @@ from tidemill.serving import metrics, protocol
 from tidemill.serving.board import Board
 from tidemill.serving.endpoint import Endpoint
 from tidemill.serving.feast import FeatureRoutes
-from tidemill.serving.http import JSON, TEXT
+from tidemill.serving.http import JSON, TEXT, Reply
 from tidemill.serving.shadow import Shadows
 from tidemill.serving.writer import LogWriter
 
 _FEATURES = "/features"
-Reply = tuple[int, list[tuple[str, str]], bytes]
 
 
 def reply(value: Any, status: int = 200) -> Reply:
@@ -54,14 +52,12 @@ class Pages:
         self._lags = lags
         self.board: Board | None = None
         self.at: Mapping[str, Callable[[], Reply]] = {
-            "/v2": lambda: reply({"name": "tidemill", "version": installed("tidemill"), "extensions": ["model_repository"]}),
             "/v2/health": self._health,
-            "/v2/health/live": lambda: reply({"live": True}),
-            "/v2/health/ready": lambda: reply({"ready": self._is_ready()}, 200 if self._is_ready() else 503),
             "/metrics": self._metrics,
         }
 
-    def _is_ready(self) -> bool:
+    def is_ready(self) -> bool:
+        """Whether every service has a live model, and the server goes on."""
         return not self._stopping() and all(e.scorer.lineup.live is not None for e in self._endpoints.values())
 
     def _health(self) -> Reply:
@@ -76,7 +72,7 @@ class Pages:
         }
         reasons = [writer.reason for writer in self._writers if writer.degraded]
         state = {"state": "degraded" if reasons else "ok", "reasons": reasons, "waiting": sum(w.backlog for w in self._writers)}
-        return reply({"live": True, "ready": self._is_ready(), "logging": state, "services": services})
+        return reply({"live": True, "ready": self.is_ready(), "logging": state, "services": services})
 
     def _metrics(self) -> Reply:
         weights = {

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from functools import reduce
+from math import prod
+from operator import or_
+from types import GenericAlias
+from typing import Annotated, Any, get_type_hints
 
 import msgspec
 
@@ -61,36 +65,87 @@ class Bytes(_Tensor, tag="BYTES", gc=False):
     data: list[str | None]
 
 
-class _NestedFp64(_Tensor, tag="FP64", gc=False):
-    data: list[list[float | None]]
+class Fp16(_Tensor, tag="FP16", gc=False):
+    """16-bit floats; JSON carries them as decimals, which are kept as they are written."""
+
+    data: list[float | None]
 
 
-class _NestedFp32(_Tensor, tag="FP32", gc=False):
-    data: list[list[float | None]]
+class Int16(_Tensor, tag="INT16", gc=False):
+    """Whole numbers of 16 bits."""
+
+    data: list[Annotated[int, msgspec.Meta(ge=-(2**15), le=2**15 - 1)] | None]
 
 
-class _Wanted(msgspec.Struct, gc=False):
+class Int8(_Tensor, tag="INT8", gc=False):
+    """Whole numbers of 8 bits."""
+
+    data: list[Annotated[int, msgspec.Meta(ge=-(2**7), le=2**7 - 1)] | None]
+
+
+class Uint64(_Tensor, tag="UINT64", gc=False):
+    """Whole numbers from 0; those above 2**63 - 1 are refused."""
+
+    data: list[Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None]
+
+
+class Uint32(_Tensor, tag="UINT32", gc=False):
+    """Whole numbers of 32 bits from 0."""
+
+    data: list[Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)] | None]
+
+
+class Uint16(_Tensor, tag="UINT16", gc=False):
+    """Whole numbers of 16 bits from 0."""
+
+    data: list[Annotated[int, msgspec.Meta(ge=0, le=2**16 - 1)] | None]
+
+
+class Uint8(_Tensor, tag="UINT8", gc=False):
+    """Whole numbers of 8 bits from 0."""
+
+    data: list[Annotated[int, msgspec.Meta(ge=0, le=2**8 - 1)] | None]
+
+
+Tensor = Fp64 | Fp32 | Int64 | Int32 | Bool | Bytes | Fp16 | Int16 | Int8 | Uint64 | Uint32 | Uint16 | Uint8
+TENSORS: dict[str, type[Tensor]] = {str(kind.__struct_config__.tag): kind for kind in Tensor.__args__}
+"""By datatype."""
+_FLOATS = Fp64 | Fp32 | Fp16
+_TEXTS = Bytes | Bool
+
+
+class Wanted(msgspec.Struct, gc=False):
+    """An output that is asked for."""
+
     name: str
+
+
+class _Rest(msgspec.Struct, kw_only=True):
+    id: str = ""
+    parameters: dict[str, Any] | None = None
+    outputs: list[Wanted] | None = None
 
 
 class Request(msgspec.Struct, gc=False):
     """The body of `infer`."""
 
-    inputs: list[Fp64 | Fp32 | Int64 | Int32 | Bool | Bytes]
+    inputs: list[Tensor]
     id: str = ""
     parameters: dict[str, Any] | None = None
-    outputs: list[_Wanted] | None = None
-
-
-class _NestedRequest(msgspec.Struct, gc=False):
-    inputs: list[_NestedFp64 | _NestedFp32]
-    id: str = ""
-    parameters: dict[str, Any] | None = None
-    outputs: list[_Wanted] | None = None
+    outputs: list[Wanted] | None = None
 
 
 _flat = msgspec.json.Decoder(Request).decode
-_nested = msgspec.json.Decoder(_NestedRequest).decode
+
+
+def _row_by_row(kind: Any) -> Any:
+    """The kind of tensor whose data come as lists of values."""
+    rows = GenericAlias(list, (get_type_hints(kind, include_extras=True)["data"],))
+    return msgspec.defstruct(f"Nested{kind.__name__}", [("data", rows)], bases=(_Tensor,), tag=kind.__struct_config__.tag)
+
+
+_nested_inputs: Any = GenericAlias(list, (reduce(or_, map(_row_by_row, TENSORS.values())),))
+_nested = msgspec.json.Decoder(msgspec.defstruct("NestedRequest", [("inputs", _nested_inputs)], bases=(_Rest,), kw_only=True)).decode
 encode = msgspec.json.Encoder().encode
 OUTPUTS = ("score", "id", "model_version", "role")
 
@@ -124,7 +179,11 @@ def read(body: bytes, plan: Plan, *, max_rows: int, make_id: Any) -> Call:
         InvalidError: malformed JSON, a wrong type, shape or value; says where.
         NotFoundError: an input or output that the service does not have.
     """
-    request = _decode(body)
+    return understood(decoded(body), plan, max_rows=max_rows, make_id=make_id)
+
+
+def understood(request: Request, plan: Plan, *, max_rows: int, make_id: Any = str) -> Call:
+    """The call that a decoded request means; see `read`."""
     tensors = request.inputs
     if not tensors:
         raise InvalidError("inputs is empty; send one tensor per column, or one tensor 'x' of shape [rows, features]")
@@ -143,14 +202,15 @@ def read(body: bytes, plan: Plan, *, max_rows: int, make_id: Any) -> Call:
     return call
 
 
-def _decode(body: bytes) -> Request | _NestedRequest:
+def decoded(body: bytes) -> Request:
+    """The body's JSON, its data flat. Raises `InvalidError`."""
     try:
         return _flat(body)
     except msgspec.ValidationError as error:
         if b"[[" not in body and b"[ [" not in body:
             raise InvalidError(f"the request does not follow the protocol: {error}") from error
         try:
-            return _nested(body)
+            return _flattened(_nested(body))
         except (msgspec.DecodeError, RecursionError):
             raise InvalidError(f"the request does not follow the protocol: {error}") from error
     except msgspec.DecodeError as error:
@@ -159,6 +219,18 @@ def _decode(body: bytes) -> Request | _NestedRequest:
         raise InvalidError(f"the body is not UTF-8: {error.reason}") from error
     except RecursionError as error:
         raise InvalidError("the body is nested too deep") from error
+
+
+def _flattened(request: Any) -> Request:
+    """A request whose data come row by row, as one whose data are flat."""
+    tensors: list[Any] = []
+    for tensor in request.inputs:
+        shape, data = tensor.shape, tensor.data
+        width = prod(shape[1:])
+        if len(shape) < 2 or len(data) != shape[0] or any(len(row) != width for row in data):
+            raise InvalidError(f"input {tensor.name!r} says shape {shape}, its data have another")
+        tensors.append(TENSORS[tensor.__struct_config__.tag](tensor.name, shape, [value for row in data for value in row]))
+    return Request(tensors, request.id, request.parameters, request.outputs)
 
 
 def _rows(tensors: Sequence[Any], max_rows: int) -> int:
@@ -170,7 +242,7 @@ def _rows(tensors: Sequence[Any], max_rows: int) -> int:
     return int(rows)
 
 
-def _wanted(request: Request | _NestedRequest) -> frozenset[str] | None:
+def _wanted(request: Request) -> frozenset[str] | None:
     if request.outputs is None:
         return None
     for output in request.outputs:
@@ -179,7 +251,7 @@ def _wanted(request: Request | _NestedRequest) -> frozenset[str] | None:
     return frozenset(output.name for output in request.outputs)
 
 
-def _at(request: Request | _NestedRequest) -> str | None:
+def _at(request: Request) -> str | None:
     at = request.parameters.get("at") if request.parameters else None
     if at is not None and not isinstance(at, str):
         raise InvalidError("the parameter 'at' is an ISO 8601 text")
@@ -190,15 +262,11 @@ def _matrix(tensor: Any, rows: int, plan: Plan) -> list[tuple[Any, ...]]:
     width, data = len(plan.columns), tensor.data
     if tensor.shape != [rows, width]:
         raise InvalidError(f"input 'x' has shape {tensor.shape}; {plan.service.name} takes [rows, {width}]: {', '.join(plan.columns)}")
-    if not isinstance(tensor, Fp64 | Fp32 | Int64 | Int32 | _NestedFp64 | _NestedFp32):
+    if isinstance(tensor, _TEXTS):
         raise InvalidError("input 'x' takes numbers: datatype FP64 or FP32")
-    if isinstance(tensor, _NestedFp64 | _NestedFp32):
-        if len(data) != rows or any(len(row) != width for row in data):
-            raise InvalidError(f"input 'x' says shape {tensor.shape}, its data have another")
-        return [tuple(row) for row in data]
     if len(data) != rows * width:
         raise InvalidError(f"input 'x' says shape {tensor.shape}, which is {rows * width} values, and has {len(data)}")
-    if isinstance(tensor, Int64 | Int32):
+    if not isinstance(tensor, _FLOATS):
         data = [None if value is None else float(value) for value in data]
     return [tuple(data)] if rows == 1 else [tuple(data[i : i + width]) for i in range(0, rows * width, width)]
 
@@ -212,8 +280,6 @@ def _columns(tensors: Sequence[Any], rows: int, plan: Plan, call: Call) -> None:
             raise not_found(f"input of {plan.service.name}", name, known)
         if name in columns:
             raise InvalidError(f"input {name!r} comes twice")
-        if isinstance(tensor, _NestedFp64 | _NestedFp32):
-            data = [value for row in data for value in row]
         if tensor.shape not in ([rows], [rows, 1]) or len(data) != rows:
             raise InvalidError(
                 f"input {name!r} has shape {tensor.shape} and {len(data)} values; the first input has {rows} rows, so send [{rows}]"
@@ -237,6 +303,11 @@ def _keys(values: list[Any], key: str) -> list[str]:
 
 def answer(call: Call, model: str, answers: Sequence[Any], logged: bool | str) -> bytes:
     """The response to `call`: scores and prediction ids, row by row; versions and roles row by row too when they differ."""
+    return encode(answered(call, model, answers, logged))
+
+
+def answered(call: Call, model: str, answers: Sequence[Any], logged: bool | str) -> dict[str, Any]:
+    """The response as a value."""
     first, n = answers[0], len(answers)
     mixed = n > 1 and any(a.version != first.version or a.role != first.role for a in answers)
     outputs: list[dict[str, Any]] = [
@@ -250,15 +321,13 @@ def answer(call: Call, model: str, answers: Sequence[Any], logged: bool | str) -
         outputs.append({"name": "role", "datatype": "BYTES", "shape": [n], "data": [a.role for a in answers]})
     if wanted is not None:
         outputs = [output for output in outputs if output["name"] in wanted]
-    return encode(
-        {
-            "model_name": model,
-            "model_version": str(first.version),
-            "id": call.id,
-            "parameters": {"role": "mixed" if mixed else first.role, "logged": logged, **_degraded(answers)},
-            "outputs": outputs,
-        }
-    )
+    return {
+        "model_name": model,
+        "model_version": str(first.version),
+        "id": call.id,
+        "parameters": {"role": "mixed" if mixed else first.role, "logged": logged, **_degraded(answers)},
+        "outputs": outputs,
+    }
 
 
 def _degraded(answers: Sequence[Any]) -> dict[str, str]:

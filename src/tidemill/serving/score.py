@@ -148,6 +148,11 @@ class Scorer:
             self._lineup = Lineup(taken, models, failures, plans)
             return taken != before.deployments
 
+    def release(self) -> None:
+        """Let go of all models; nothing answers until the next `refresh`."""
+        with self._refreshing:
+            self._lineup = Lineup()
+
     def _load(self, deployment: Deployment, registered: str, plan: Plan) -> LoadedModel:
         if registered != deployment.digest:
             raise CorruptError(

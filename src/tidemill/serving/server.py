@@ -1,10 +1,9 @@
-"""The model server: Open Inference Protocol v2 over HTTP, on Granian's RSGI."""
+"""The model server over HTTP, on Granian's RSGI: JSON infer of the Open Inference Protocol itself, all else by `serving.protocols`."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,23 +12,25 @@ from typing import Any
 
 from tidemill.core import ids
 from tidemill.core.clock import Clock
-from tidemill.core.errors import InvalidError, NotFoundError, TidemillError, not_found
+from tidemill.core.errors import ConflictError, TidemillError
 from tidemill.core.instants import SECOND_US
 from tidemill.serving import protocol
 from tidemill.serving.board import Board
 from tidemill.serving.endpoint import Endpoint
 from tidemill.serving.feast import FeatureRoutes
-from tidemill.serving.http import JSON, Http, MethodError, Settings, UnauthorisedError, failure, headers_of, read_body
-from tidemill.serving.pages import Pages, Reply, described, reply
+from tidemill.serving.feast.routes import openapi as feature_openapi
+from tidemill.serving.http import Http, MethodError, Reply, Settings, UnauthorisedError, failure, headers_of, problem, read_body
+from tidemill.serving.pages import Pages, reply
 from tidemill.serving.ports import PredictionLog
+from tidemill.serving.protocols import PROTOCOLS, Asked, Feedback, Found, Host, Router, deployed, oip
+from tidemill.serving.protocols.describe import openapi
 from tidemill.serving.score import Scorer
 from tidemill.serving.shadow import Shadows
 from tidemill.serving.tokens import Access, Action, Tokens
 from tidemill.serving.writer import Group, LogWriter
 
 logger = logging.getLogger(__name__)
-_MODEL = re.compile(r"/v2/(repository/)?models/([^/]+)(?:/versions/([^/]+))?(?:/(infer|ready|load))?")
-_OPEN = {"/v2/health/live", "/v2/health/ready", "/v2/health"}
+_OPEN = {"/v2/health"}
 _DRAIN_STEP_S = 0.01
 Known = Callable[[], Mapping[str, int]]
 Gauges = Callable[[], Mapping[str, Mapping[str, float]]]
@@ -48,6 +49,7 @@ class ModelServer:
         features: FeatureRoutes | None,
         known_us: Known = dict,
         streams: Gauges = dict,
+        feedback: Feedback | None = None,
     ) -> None:
         self.settings = settings
         self._features = features
@@ -75,6 +77,11 @@ class ModelServer:
         self._pages = Pages(
             self.endpoints, self.writers, tuple(self.shadows.values()), lambda: self.stopping, self._lags, features, streams
         )
+        self._unloaded: set[str] = set()
+        self.host = Host(self.endpoints, settings, self._pages.is_ready, self._load, self._unload, _new_id, feedback)
+        self._router = Router(PROTOCOLS, self.host)
+        if self.endpoints:
+            self._feature_paths -= {"/openapi.json"}
 
     def _lags(self) -> dict[str, float]:
         """How far the newest known row in the online state of each view lies behind the present, in seconds."""
@@ -132,7 +139,18 @@ class ModelServer:
 
     def refresh(self) -> dict[str, bool | str]:
         """Take over changed deployments of every service; answers per service whether it changed, or why it could not."""
-        return {name: self._refresh(endpoint) for name, endpoint in self.endpoints.items()}
+        return {name: self._refresh(endpoint) for name, endpoint in self.endpoints.items() if name not in self._unloaded}
+
+    async def _load(self, endpoint: Endpoint) -> bool | str:
+        self._unloaded.discard(endpoint.scorer.service.name)
+        return await asyncio.get_running_loop().run_in_executor(None, self._refresh, endpoint)
+
+    def _unload(self, endpoint: Endpoint) -> None:
+        if self._pages.board is not None:
+            raise ConflictError("several processes answer here, and each would have to be told; restart with serving.workers=1 to unload")
+        self._unloaded.add(endpoint.scorer.service.name)
+        endpoint.scorer.release()
+        endpoint.problem = "unloaded by a request; POST /v2/repository/models/NAME/load brings it back"
 
     def _refresh(self, endpoint: Endpoint) -> bool | str:
         scorer = endpoint.scorer
@@ -169,97 +187,112 @@ class ModelServer:
         """Answer one request."""
         endpoint = self._infer_paths.get(scope.path)
         if endpoint is not None and scope.method == "POST":
-            await self._infer(scope, http, endpoint, None)
+            await self._infer(scope, http, endpoint)
             return
-        if self._features is not None and scope.path in self._feature_paths:
-            self.in_flight += 1
-            try:
-                await self._features.answer(scope, http, self._authorise, closing=self.stopping)
-            finally:
-                self.in_flight -= 1
-            return
+        self.in_flight += 1
         try:
-            status, headers, body = await self._other(scope, http)
-        except Exception as error:  # noqa: BLE001 - the boundary of the process: every error becomes an answer
-            status, body = failure(error)
-            headers = headers_of(status)
-        if body:
-            http.response_bytes(status, headers, body)
+            if self._features is not None and scope.path in self._feature_paths:
+                await self._features.answer(scope, http, self._authorise, closing=self.stopping)
+            else:
+                await self._other(scope, http)
+        finally:
+            self.in_flight -= 1
 
-    async def _infer(self, scope: Any, http: Http, endpoint: Endpoint, version: int | None) -> None:
+    async def _infer(self, scope: Any, http: Http, endpoint: Endpoint) -> None:
         started = perf_counter()
         counts = endpoint.metrics
         counts.requests += 1
         self.in_flight += 1
-        status = 200
+        status, headers = 200, None
         try:
             self._authorise(scope, "predict")
             body = await read_body(scope.headers.get("content-length"), http, self.settings.max_body_bytes)
-            call = protocol.read(body, endpoint.scorer.plan, max_rows=self.settings.max_rows, make_id=_new_id)
-            call.version = version
-            if call.at is not None and not self.settings.allow_at:
-                raise InvalidError("this server answers for now; the parameter 'at' is refused (serving.allow_at=true allows it)")
-            answers, logged = await endpoint.submit(call)
-            body = protocol.answer(call, endpoint.scorer.service.name, answers, logged or "degraded")
+            if b"binary_data" in body or body[:1] != b"{":
+                status, headers, body = await oip.infer(Asked(scope.method, scope.path, scope.headers, body, self.host, endpoint))
+            else:
+                call = protocol.read(body, endpoint.scorer.plan, max_rows=self.settings.max_rows, make_id=_new_id)
+                self.host.check_time(call)
+                answers, logged = await endpoint.submit(call)
+                body = protocol.answer(call, endpoint.scorer.service.name, answers, logged or "degraded")
         except Exception as error:  # noqa: BLE001 - the boundary of the process: every error becomes an answer
             status, body = failure(error)
             counts.errors[status] += 1
         finally:
             self.in_flight -= 1
-        http.response_bytes(status, headers_of(status, closing=self.stopping), body)
+        http.response_bytes(status, headers or headers_of(status, closing=self.stopping), body)
         counts.latency.observe(perf_counter() - started)
 
-    def _authorise(self, scope: Any, action: Action) -> None:
+    def _authorise(self, scope: Any, action: Action) -> str:
+        """Whose token the request has. Raises `RefusedError` unless it allows `action`."""
         if self._tokens is None:
-            return
-        header = scope.headers.get("authorization") or ""
+            return ""
+        return self.access(scope.headers.get("authorization") or "", action)
+
+    def access(self, header: str, action: Action) -> str:
+        """Whose token an authorization header has. Raises `RefusedError` unless it allows `action`."""
         known = self._access.get(header)
         now = self._clock.now_us()
         if known is None or known[1] < now:
             self._access.pop(header, None)
-            access = self._tokens.verify(header[7:].strip()) if header[:7].lower() == "bearer " else None
+            tokens = self._tokens
+            access = tokens.verify(header[7:].strip()) if tokens is not None and header[:7].lower() == "bearer " else None
             if access is None:
                 raise UnauthorisedError("a token is needed: send 'Authorization: Bearer TOKEN' (tidemill up showed one at its first start)")
             if len(self._access) > 1000:
                 self._access.clear()
             known = self._access[header] = (access, now + 2 * SECOND_US)
         known[0].require(action)
+        return known[0].name
 
-    async def _other(self, scope: Any, http: Http) -> Reply:
+    async def _other(self, scope: Any, http: Http) -> None:
         path = scope.path.rstrip("/") or "/"
-        page = self._pages.at.get(path)
-        if page is not None:
-            if scope.method not in ("GET", "HEAD"):
-                raise MethodError(f"{path} is read with GET")
-            if path not in _OPEN:
-                self._authorise(scope, "read")
-            return page()
-        match = _MODEL.fullmatch(path)
-        if match is None:
-            raise NotFoundError(f"nothing is at {path}; the Open Inference Protocol is under /v2, metrics under /metrics")
-        return await self._model(scope, http, *match.groups())
+        try:
+            page = self._describe if path == "/openapi.json" else self._pages.at.get(path)
+            found = None if page is not None else self._router.find(scope.method, path)
+            status, headers, body = self._page(scope, path, page) if page is not None else (0, [], b"")
+        except Exception as error:  # noqa: BLE001 - the boundary of the process: every error becomes an answer
+            found = None
+            status, body = failure(error)
+            headers = headers_of(status)
+        if found is not None:
+            status, headers, body = await self._answer(scope, http, found)
+        http.response_bytes(status, [*headers, ("connection", "close")] if self.stopping else headers, body)
 
-    async def _model(self, scope: Any, http: Http, repository: str | None, name: str, version: str | None, verb: str | None) -> Reply:
-        writes = verb in ("infer", "load")
-        if scope.method != ("POST" if writes else "GET"):
-            raise MethodError(f"{scope.path} takes {'POST' if writes else 'GET'}")
-        if bool(repository) != (verb == "load") or (verb == "load" and version is not None):
-            raise NotFoundError(f"nothing is at {scope.path}")
-        self._authorise(scope, "predict" if verb == "infer" else "deploy" if verb == "load" else "read")
-        if name not in self.endpoints:
-            raise not_found("model", name, self.endpoints)
-        endpoint = self.endpoints[name]
-        number = _version(endpoint, version)
-        if verb == "infer":
-            await self._infer(scope, http, endpoint, number)
-            return 200, JSON, b""
-        if verb == "load":
-            done = await asyncio.get_running_loop().run_in_executor(None, self._refresh, endpoint)
-            return reply({"changed": done}) if isinstance(done, bool) else reply({"error": done}, 409)
-        if verb == "ready":
-            ready = endpoint.scorer.lineup.live is not None
-            return reply({"name": name, "ready": ready}, 200 if ready else 503)
-        return reply(described(endpoint, number))
+    def _describe(self) -> Reply:
+        features = feature_openapi() if self._features is not None else None
+        return reply(openapi(self._router.routes, list(self.endpoints), features))
+
+    def _page(self, scope: Any, path: str, page: Callable[[], Reply]) -> Reply:
+        if scope.method not in ("GET", "HEAD"):
+            raise MethodError(f"{path} is read with GET")
+        if path not in _OPEN:
+            self._authorise(scope, "read")
+        return page()
+
+    async def _answer(self, scope: Any, http: Http, found: Found) -> Reply:
+        """Answer by a protocol's route; what goes wrong has the protocol's shape, and a prediction is counted wherever it comes in."""
+        started, route, counts = perf_counter(), found.route, None
+        try:
+            who = self._authorise(scope, route.action) if route.action is not None else ""
+            name = found.names.get("service") or route.service
+            endpoint = None if name is None else self.host.endpoint(name)
+            if endpoint is not None and route.action == "predict":
+                counts = endpoint.metrics
+                counts.requests += 1
+            version = None if endpoint is None else deployed(endpoint, found.names.get("version"))
+            body = await read_body(scope.headers.get("content-length"), http, self.settings.max_body_bytes)
+            asked = Asked(scope.method, scope.path, scope.headers, body, self.host, endpoint, version, found.names, who)
+            answer = await route.answer(asked)
+        except Exception as error:  # noqa: BLE001 - the boundary of the process: every error becomes an answer
+            status, reason = problem(error)
+            answer = found.protocol.failure(status, reason)
+            if status == 503:
+                answer = (answer[0], [*answer[1], ("retry-after", "1")], answer[2])
+            if counts is not None:
+                counts.errors[status] += 1
+        if counts is not None:
+            counts.latency.observe(perf_counter() - started)
+        return answer
 
     @property
     def degraded(self) -> bool:
@@ -276,6 +309,7 @@ def build_app(
     features: FeatureRoutes | None = None,
     known_us: Known = dict,
     streams: Gauges = dict,
+    feedback: Feedback | None = None,
 ) -> ModelServer:
     """The RSGI application that serves each scorer under its service's name.
 
@@ -287,8 +321,12 @@ def build_app(
         features: answers Feast's feature server protocol beside the models, or without any.
         known_us: tells the greatest known time in the online state of each feature view, for the metrics.
         streams: tells how far streams are followed, for the metrics: values by label text, by name.
+        feedback: keeps the label that feedback of Seldon's protocol states; without it such feedback is refused.
     """
-    return ModelServer(scorers, tokens, clock=clock, settings=settings or Settings(), features=features, known_us=known_us, streams=streams)
+    given = settings or Settings()
+    return ModelServer(
+        scorers, tokens, clock=clock, settings=given, features=features, known_us=known_us, streams=streams, feedback=feedback
+    )
 
 
 def _new_id() -> str:
@@ -298,12 +336,3 @@ def _new_id() -> str:
 def _tell(tells: Sequence[Callable[[bool], None]], logged: bool) -> None:
     for tell in tells:
         tell(logged)
-
-
-def _version(endpoint: Endpoint, text: str | None) -> int | None:
-    if text is None:
-        return None
-    deployed = [str(d.version) for d in endpoint.scorer.lineup.deployments]
-    if text not in deployed:
-        raise not_found(f"deployed version of {endpoint.scorer.service.name}", text, deployed)
-    return int(text)

@@ -21,7 +21,7 @@ from tidemill.serving.metrics import ServiceMetrics
 from tidemill.serving.tokens import Action
 
 T = TypeVar("T")
-Authorise = Callable[[Any, Action], None]
+Authorise = Callable[[Any, Action], object]
 _decode_online = msgspec.json.Decoder(OnlineRequest).decode
 _decode_push = msgspec.json.Decoder(PushRequest).decode
 _decode_write = msgspec.json.Decoder(WriteRequest).decode

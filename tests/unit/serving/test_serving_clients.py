@@ -1,0 +1,43 @@
+"""Client libraries of the field work against the model server as they are."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.support.clients import ask_with
+from tests.support.serving_kit import Stack, free_port, server, sigmoid
+
+SCORE = pytest.approx(sigmoid(1))
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Stack:
+    made = Stack(tmp_path)
+    made.add(1)
+    made.deploy(live=1)
+    return made
+
+
+@pytest.fixture
+def running(stack: Stack) -> Iterator[tuple[str, str]]:
+    """The address of a server, and a token for everything."""
+    port, secret = free_port(), stack.tokens.make("client", "admin")
+    with server(stack.home, port):
+        yield f"127.0.0.1:{port}", secret
+
+
+@pytest.mark.slow
+def test_tritonclient_over_http(running: tuple[str, str], stack: Stack) -> None:
+    said = ask_with("triton_http", *running)
+    assert (said["live"], said["ready"], said["model_ready"]) == (True, True, True)
+    assert said["server"]["name"] == "tidemill"
+    assert said["model"]["inputs"][0] == {"name": "sky__wind", "datatype": "FP64", "shape": [-1]}
+    assert said["index"] == [{"name": "late", "version": "1", "state": "READY", "reason": ""}]
+    for how in ("json", "binary", "mixed", "gzip"):
+        assert said[how] == {"score": [SCORE, SCORE], "id": [f"{how}/0", f"{how}/1"], "version": "1"}
+        assert stack.log.find(f"{how}/1")[0].values == (4.0, "clear", "AA", 18.0, 8.0)
+    assert said["unknown"] == ["404", "no model named 'lat'; did you mean 'late'?"]
+    assert said["no token"][0] == "401"
+    assert "lacks 'origin'" in said["bad"][1], said["bad"]
+    assert said["bad"][0] == "400"
+    assert (said["unloaded"], said["loaded"]) == (False, True)
