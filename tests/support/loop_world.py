@@ -78,6 +78,7 @@ class World:
     service: Service
     train: list[str] = field(default_factory=lambda: ["fair"])
     broken_canary: bool = False
+    broken_live: int = 0
     launches: list[str] = field(default_factory=list)
 
     def publish(self, rows: int = 1000) -> None:
@@ -103,11 +104,12 @@ class World:
         skills = {d["version"]: SKILL[self.skill(d["version"])] for d in deployments}
         records: list[Prediction] = []
         for t, s, n in zip(at.tolist(), signal.tolist(), range(len(at)), strict=True):
-            canary = next((d for d in deployments if d["role"] == "canary" and (n * 0.618) % 1 < d["weight"]), None)
+            canary = chosen([d for d in deployments if d["role"] == "canary"], (n * 0.618) % 1)
             for d in deployments:
                 answers = d is canary or (canary is None and d["role"] == "live")
                 role = cast("Role", d["role"] if answers else "shadow")
-                shown = -3 * s if self.broken_canary and role == "canary" else s
+                broken = (self.broken_canary and role == "canary") or d["version"] == self.broken_live
+                shown = -3 * s if broken else s
                 score = 1 / (1 + exp(-2 * skills[d["version"]] * shown))
                 records.append(
                     Prediction(f"r{t}", self.service.name, self.service.name, d["version"], role, t, score, ("signal",), (shown,))
@@ -119,6 +121,15 @@ class World:
 
     def skill(self, version: int) -> str:
         return self.loop.registry.get(self.service.name, version).digest
+
+
+def chosen(canaries: Sequence[dict[str, Any]], place: float) -> dict[str, Any] | None:
+    """The canary that has this place in [0, 1), if one has."""
+    for canary in canaries:
+        place -= canary["weight"]
+        if place < 0:
+            return canary
+    return None
 
 
 def deployments_of(ledger: Ledger, service: str) -> list[dict[str, Any]]:

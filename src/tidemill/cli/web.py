@@ -46,7 +46,21 @@ def build_models(platform: Platform) -> Any:
         plan_for = Pins(plan, reader, apply_on_demand).plan_for
         ports = (platform.router, platform.runtime, platform.registry, platform.blobs, platform.log)
         scorers[name] = Scorer(service, plan, *ports, plan_for)
-    return build_app(scorers, Tokens(platform.ledger, platform.clock), **_beside(platform))
+    return build_app(scorers, Tokens(platform.ledger, platform.clock), report=_counts(platform), **_beside(platform))
+
+
+def _counts(platform: Platform) -> Any:
+    """Puts what versions of a rollout have counted into the ledger, under a name of this process."""
+    from tidemill.core.ids import random_id
+    from tidemill.ledger import tallies
+
+    process = random_id("server")
+
+    def report(counted: Any) -> None:
+        with platform.ledger.write(durable=False) as db:
+            tallies.state(db, process, counted, at_us=platform.clock.now_us())
+
+    return report
 
 
 def _events(platform: Platform, service: str) -> Any:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from tidemill.core.aggregates import Aggregate, names_in
 from tidemill.core.errors import InvalidError, not_found
 from tidemill.core.instants import DAY_US, parse_duration
+from tidemill.core.rollouts import Rollout as Rollout
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 
@@ -238,23 +239,6 @@ class Gate:
 
 
 @dataclass(frozen=True, slots=True)
-class Rollout:
-    """Shadow for a while, then each canary weight for `bake`, then live; back at once when labelled quality is worse.
-
-    `margin`: how much the service as a whole may lose (in the gate's metric) at the next weight, by the upper bound of what the
-    candidate has cost so far; at the last step it is the margin of the model itself. Not settled within `give_up`, it is taken back.
-    """
-
-    shadow: str = "1d"
-    canary: tuple[float, ...] = (0.1, 0.5)
-    bake: str = "1d"
-    alpha: float = 0.05
-    margin: float = 0.02
-    min_labels: int = 100
-    give_up: str = "14d"
-
-
-@dataclass(frozen=True, slots=True)
 class Trigger:
     """A reason to retrain. `kind` is the cause a run will have."""
 
@@ -322,6 +306,11 @@ class Service:
                 f"{self.spine.name!r}); use a key that says nothing about a person"
             )
         self._check_degraded()
+        if (sticky := self.rollout.sticky) and sticky not in {*self.request_columns, *self.columns, self.key}:
+            raise InvalidError(
+                f"service {self.name!r} cannot be sticky by {sticky!r}: its requests do not have that column; they have "
+                f"{', '.join(dict.fromkeys((*self.request_columns, self.key)))}"
+            )
 
     def _check_degraded(self) -> None:
         if self.degraded not in ("fail", "default", "last_known"):

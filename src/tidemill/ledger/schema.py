@@ -174,7 +174,7 @@ batch = _t(
     sa.Index("batch_table", "table_name", "at_us"),
 )
 
-# registry. A version's status: registered, then what its last decision made of it (champion, challenger, retired, rejected, rolled_back)
+# registry. A version's status: registered, then what its last decision made of it (champion, challenger, warm, retired, rejected, rolled_back)
 model = _t("model", _c("name", _NAME, key=True), _c("at_us", _US), _c("meta", _JSON))
 model_version = _t(
     "model_version",
@@ -212,7 +212,7 @@ decision = _t(
     _c("at_us", _US),
     sa.Index("decision_service", "service", "at_us"),
 )
-# one model version behind a service. role: shadow, canary, live, retired, rejected, rolled_back; weight: share of answered requests, 0 to 1
+# one model version behind a service. role: shadow, canary, live, warm, retired, rejected, rolled_back; weight: share of answered requests, 0 to 1
 deployment = _t(
     "deployment",
     _c("id", _ID, key=True),

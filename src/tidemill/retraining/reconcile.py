@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import sqlalchemy as sa
@@ -20,13 +20,13 @@ from tidemill.core.errors import ConflictError, NotFoundError
 from tidemill.ledger import schema
 from tidemill.ledger.store import emit, insert_once, to_json, upsert
 from tidemill.registry.ports import ModelVersion
-from tidemill.retraining import gate, rollout, transitions, triggers
+from tidemill.retraining import bandit, gate, rollout, transitions, triggers
 from tidemill.retraining.decisions import as_decision, record
 from tidemill.retraining.ports import Cause, Decision, Loop
 from tidemill.retraining.transitions import Deployed
 
 logger = logging.getLogger(__name__)
-ActionKind = Literal["cause", "launch", "judge", "deploy", "start", "supersede", "move", "alias"]
+ActionKind = Literal["cause", "launch", "judge", "deploy", "start", "supersede", "move", "weigh", "alias"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +39,15 @@ class Action:
     cause: Cause | None = None
     decision: Decision | None = None
     candidate: Deployed | None = None
+    candidates: tuple[Deployed, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What is, as far as one service goes. `verdicts`: the newest gate decision by version; `deployed`: versions that ever had a deployment."""
+    """What is, as far as one service goes. `verdicts`: the newest gate decision by version; `deployed`: versions that ever had a deployment.
+
+    `looks`: what is known of each candidate, by deployment id; of the live version too while what it replaced is `warm`.
+    """
 
     live: Deployed | None
     candidates: tuple[Deployed, ...]
@@ -53,14 +57,15 @@ class Observed:
     open: tuple[Cause, ...]
     champion: int | None = None
     due: Cause | None = None
-    look: rollout.Look | None = None
+    warm: Deployed | None = None
+    looks: Mapping[str, rollout.Look] = field(default_factory=dict)
 
 
 def observe(loop: Loop, service: Service, now_us: int) -> Observed:
     """Read the state of a service: the ledger, and for a candidate the labelled predictions so far."""
     with loop.ledger.read() as db:
         live = transitions.read_live(db, service.name)
-        candidates = tuple(transitions.read_candidates(db, service.name))
+        candidates, warm = tuple(transitions.read_candidates(db, service.name)), transitions.read_warm(db, service.name)
         deployed = db.execute(sa.select(schema.deployment.c.version).where(schema.deployment.c.service == service.name)).scalars().all()
         d = schema.decision
         query = sa.select(d).where(d.c.service == service.name, d.c.kind.in_(("gate", "supersede"))).order_by(d.c.at_us, d.c.id)
@@ -74,7 +79,8 @@ def observe(loop: Loop, service: Service, now_us: int) -> Observed:
         open=tuple(p.cause for p in triggers.causes(loop, service.name) if p.open),
         champion=_alias(loop, service),
         due=triggers.due(loop, service, now_us),
-        look=_look(loop, service, live, candidates, verdicts, now_us),
+        warm=warm,
+        looks=_looks(loop, service, (live, warm), candidates, verdicts, now_us),
     )
 
 
@@ -93,23 +99,30 @@ def _alias(loop: Loop, service: Service) -> int | None:
         return None
 
 
-def _look(
-    loop: Loop, service: Service, live: Deployed | None, candidates: Sequence[Deployed], verdicts: Mapping[int, Decision], now_us: int
-) -> rollout.Look | None:
-    if live is None or not candidates:
-        return None
-    gate_says = verdicts[candidates[0].version].evidence if candidates[0].version in verdicts else {}
-    measured = (float(gate_says.get("icc", 0.0)), max(0, int(gate_says.get("blocks", 0)) - 1))
-    return rollout.look(loop, service, candidates[0], live.version, now_us, measured)
+def _looks(
+    loop: Loop,
+    service: Service,
+    serving: tuple[Deployed | None, Deployed | None],
+    candidates: Sequence[Deployed],
+    verdicts: Mapping[int, Decision],
+    now_us: int,
+) -> dict[str, rollout.Look]:
+    """Every candidate against the live version; the live version against what it replaced while that is warm."""
+    live, warm = serving
+    if live is None:
+        return {}
+    pairs = [(c, live.version) for c in candidates] + ([(live, warm.version)] if warm is not None else [])
+    found = {}
+    for candidate, against in pairs:
+        gate_says = verdicts[candidate.version].evidence if candidate.version in verdicts else {}
+        measured = (float(gate_says.get("icc", 0.0)), max(0, int(gate_says.get("blocks", 0)) - 1))
+        found[candidate.id] = rollout.look(loop, service, candidate, against, now_us, measured)
+    return found
 
 
 def plan(service: Service, seen: Observed, now_us: int) -> list[Action]:
     """What is missing between what is and what should be, most urgent first. Pure."""
-    actions: list[Action] = []
-    if seen.live and seen.candidates and seen.look:
-        candidate = seen.candidates[0]
-        if move := rollout.decide(service, candidate, seen.live.version, seen.look, now_us):
-            actions.append(Action("move", move.id, decision=move, candidate=candidate, version=candidate.version))
+    actions = _moves(service, seen, now_us)
     if seen.live and seen.champion != seen.live.version:
         actions.append(Action("alias", f"alias:{seen.live.version}:{seen.live.decision_id}", version=seen.live.version))
     actions += [Action("launch", f"launch:{cause.id}", cause=cause) for cause in seen.open]
@@ -117,6 +130,27 @@ def plan(service: Service, seen: Observed, now_us: int) -> list[Action]:
     if seen.due and not actions:
         actions.append(Action("cause", seen.due.id, cause=seen.due))
     return actions
+
+
+def _moves(service: Service, seen: Observed, now_us: int) -> list[Action]:
+    """The next step of what is being rolled out, or of what was just switched to."""
+    live, warm = seen.live, seen.warm
+    if live is None:
+        return []
+    if service.rollout.kind == "thompson" and seen.candidates:
+        found = bandit.decide(service, live, seen.candidates, seen.looks, now_us)
+        if found is None:
+            return []
+        move, about = found
+        if about is None:
+            arms = {row["deployment"] for row in move.evidence["arms"]}
+            return [Action("weigh", move.id, decision=move, candidates=tuple(c for c in seen.candidates if c.id in arms))]
+        return [Action("move", move.id, decision=move, candidate=about, version=about.version)]
+    watched, against = (seen.candidates[0], live) if seen.candidates else (live, warm)
+    if against is None:
+        return []
+    step = rollout.decide(service, watched, against.version, seen.looks[watched.id], now_us)
+    return [Action("move", step.id, decision=step, candidate=watched, version=watched.version)] if step else []
 
 
 def _versions(service: Service, seen: Observed, now_us: int) -> list[Action]:
@@ -132,11 +166,11 @@ def _versions(service: Service, seen: Observed, now_us: int) -> list[Action]:
             pending.append(Action("judge", f"judge:{version.version}:{against}", version=version.version))
         elif verdict.outcome == "promote":
             passed.append(verdict)
-    if pending or not passed or seen.candidates:
+    if pending or not passed or seen.warm or len(seen.candidates) >= service.rollout.arms - 1:
         return pending
     newest, *older = sorted(passed, key=lambda d: -int(d.cause["version"]))
     number = int(newest.cause["version"])
-    actions = [_superseded(service, v, number, now_us) for v in older]
+    actions = [] if service.rollout.kind == "thompson" else [_superseded(service, v, number, now_us) for v in older]
     return [*actions, Action("start" if seen.live else "deploy", f"start:{newest.id}", version=number, decision=newest)]
 
 
@@ -254,9 +288,32 @@ def _apply_move(loop: Loop, service: Service, action: Action, _now_us: int) -> N
         if decision.outcome == "advance":
             transitions.advance(db, candidate, float(decision.evidence["next_weight"]), decision)
         elif decision.outcome == "promote":
-            transitions.go_live(db, service.name, candidate.version, decision, candidate=candidate)
+            kept = "warm" if service.rollout.kind == "blue_green" else "retired"
+            transitions.go_live(db, service.name, candidate.version, decision, candidate=candidate, retired=kept)
+            transitions.withdraw_candidates(db, service.name, "retired", decision)
+        elif candidate.role == "live":
+            _end_warm(db, candidate, decision)
         else:
             transitions.withdraw(db, candidate, "rejected" if decision.outcome == "reject" else "rolled_back", decision)
+
+
+def _end_warm(db: sa.Connection, live: Deployed, decision: Decision) -> None:
+    """Let go of what was kept warm, or let it answer again."""
+    warm = transitions.read_warm(db, live.service)
+    if warm is None:
+        raise ConflictError(f"nothing is warm behind {live.service!r} any more; look again, then decide")
+    if decision.outcome == "settle":
+        transitions.settle(db, warm, decision)
+    else:
+        transitions.go_live(db, live.service, warm.version, decision, retired="rolled_back")
+
+
+def _weigh(loop: Loop, _service: Service, action: Action, _now_us: int) -> None:
+    decision = action.decision
+    assert decision is not None
+    with loop.ledger.write() as db:
+        if record(db, decision):
+            transitions.weigh(db, {row["deployment"]: row["weight"] for row in decision.evidence["arms"]}, action.candidates, decision)
 
 
 def _set_alias(loop: Loop, service: Service, _action: Action, now_us: int) -> None:
@@ -267,10 +324,11 @@ def _set_alias(loop: Loop, service: Service, _action: Action, now_us: int) -> No
 
 def _show(loop: Loop, service: Service, seen: Observed, now_us: int) -> None:
     """Keep the latest look at a candidate where the console finds it; decisions carry their own copy."""
-    if seen.look is None:
+    shown = [d for d in (*seen.candidates, *([seen.live] if seen.live else [])) if d.id in seen.looks]
+    if not shown:
         return
-    candidate = seen.candidates[0]
-    body = seen.look.as_json() | {"version": candidate.version, "role": candidate.role, "weight": candidate.weight}
+    candidate = shown[0]
+    body = seen.looks[candidate.id].as_json() | {"version": candidate.version, "role": candidate.role, "weight": candidate.weight}
     body |= {"margin": service.rollout.margin, "next_weight": rollout.next_weight(service.rollout, candidate)}
     with loop.ledger.write(durable=False) as db:
         upsert(db, schema.state, {"name": f"rollout:{service.name}", "value": to_json(body), "at_us": now_us})
@@ -284,5 +342,6 @@ _APPLY = {
     "start": _begin,
     "supersede": _supersede,
     "move": _apply_move,
+    "weigh": _weigh,
     "alias": _set_alias,
 }

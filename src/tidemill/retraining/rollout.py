@@ -13,9 +13,11 @@ model, so the interval [low, high] counts correlated rows for less (see `sequenc
 so far?* is about the traffic it was given, whatever the weather was: `bound` is the upper end for the running mean of the conditional
 means (the same paper, for means that vary in time), which rows settle quickly. That a model is better on days in general was
 shown at the gate, over many days; the rollout watches for what only shows online. What a candidate may cost depends on how much it
-answers: it goes on to weight w when w * `bound` is at most the margin, so that the service as a whole loses no more.
+answers: it goes on to weight w when w * `bound` is at most the margin, so that the service as a whole loses no more. (`settle="days"` takes the
+upper end for days in general instead.)
 
-Errors: shadow and canary have a sequence of their own. Each claims harm wrongly with probability at most alpha/2, so over a whole
+Errors: shadow and canary have a sequence of their own (blue/green: shadow, and live while the version before is warm). Each claims harm
+wrongly with probability at most half of `Rollout.quality_alpha`, and the limits (`limits`) use up the rest of alpha, so over a whole
 rollout a candidate that is no worse is rolled back with probability at most alpha. A candidate that has cost more than the margin goes
 live with probability at most alpha.
 """
@@ -23,7 +25,7 @@ live with probability at most alpha.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from math import inf
+from math import inf, sqrt
 from typing import Any, Literal
 
 import numpy as np
@@ -32,8 +34,11 @@ import numpy.typing as npt
 from tidemill.core import ids
 from tidemill.core.definitions import Rollout, Service
 from tidemill.core.instants import format_duration, parse_duration
+from tidemill.ledger import tallies
 from tidemill.monitoring.losses import row_losses
+from tidemill.monitoring.ports import Observation
 from tidemill.monitoring.quality import labelled
+from tidemill.retraining.limits import Limit, limits
 from tidemill.retraining.ports import Decision, Loop
 from tidemill.retraining.sequences import Interval, Sums, asymptotic, intraclass, sums, upper_icc
 from tidemill.retraining.transitions import Deployed
@@ -42,7 +47,7 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 TARGET = 3.0
 """The interval is tightest at so many times `min_labels` independent rows."""
-Move = Literal["wait", "advance", "promote", "reject", "rollback"]
+Move = Literal["wait", "advance", "promote", "reject", "rollback", "settle"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,12 +72,15 @@ class Look:
     icc: float
     bound: float = inf
     series: tuple[tuple[int, int, float, float, float], ...] = ()
+    limits: tuple[Limit, ...] = ()
+    error: float = inf
 
     def as_json(self) -> dict[str, Any]:
         """For evidence and the console; `series` has [until_us, n, mean, low, high]."""
         body = asdict(self) | asdict(self.interval)
         del body["interval"]
         body["series"] = [list(point) for point in self.series]
+        body["limits"] = [limit.as_json() for limit in self.limits]
         return body | {"effect": self.interval.mean, "compares": "candidate - live, positive is worse"}
 
 
@@ -107,6 +115,7 @@ def look(loop: Loop, service: Service, candidate: Deployed, live_version: int, n
     icc = upper_icc(gated, intraclass(pairs.difference, blocks), size=_mean_size(blocks))
     series = _series(pairs, block_us, service.rollout, icc)
     current = series[-1][1] if series else Interval(0.0, -inf, inf, 0, 1.0)
+    so_far = sums(pairs.difference, blocks)
     return Look(
         phase=candidate.role,
         interval=current,
@@ -115,9 +124,21 @@ def look(loop: Loop, service: Service, candidate: Deployed, live_version: int, n
         mean_live=float(theirs.mean()) if theirs.size else None,
         mean_candidate=float(mine.mean()) if mine.size else None,
         icc=icc,
-        bound=bound(sums(pairs.difference, blocks), service.rollout),
+        bound=bound(so_far, service.rollout),
         series=tuple((end, i.n, i.mean, i.low, i.high) for end, i in series),
+        limits=limits(service.rollout, *_lived(loop, service, candidate)),
+        error=sqrt(so_far.variance * so_far.design_effect(icc) / so_far.n) if so_far.n > 1 else inf,
     )
+
+
+def _lived(loop: Loop, service: Service, candidate: Deployed) -> tuple[tallies.Counts, Observation | None]:
+    """What the servers counted of a candidate in its role, and the newest drift of its inputs."""
+    with loop.ledger.read() as db:
+        counts = tallies.read(db, candidate.id).get(candidate.role, tallies.Counts())
+    if service.rollout.drift is None:
+        return counts, None
+    seen = loop.metrics.read(service.name, objective="psi:max", version=candidate.version, from_us=candidate.started_us)
+    return counts, max((o for o in seen if o.value is not None), key=lambda o: (o.until_us, o.until_us - o.from_us), default=None)
 
 
 def _mean_size(blocks: Ints) -> float:
@@ -138,8 +159,8 @@ def _series(pairs: Pairs, block_us: int, rollout: Rollout, icc: float) -> list[t
 
 
 def interval(so_far: Sums, rollout: Rollout, icc: float) -> Interval:
-    """The interval of the mean difference over days in general; each end errs with probability at most alpha/2 over all looks."""
-    return asymptotic(so_far, alpha=rollout.alpha, target=TARGET * rollout.min_labels, icc=icc)
+    """The interval of the mean difference over days in general; each end errs with probability at most half of `quality_alpha` over all looks."""
+    return asymptotic(so_far, alpha=rollout.quality_alpha, target=TARGET * rollout.min_labels, icc=icc)
 
 
 def bound(so_far: Sums, rollout: Rollout) -> float:
@@ -149,6 +170,8 @@ def bound(so_far: Sums, rollout: Rollout) -> float:
 
 def next_weight(rollout: Rollout, candidate: Deployed) -> float:
     """The share of requests that a candidate answers after its next step."""
+    if rollout.kind == "thompson" and candidate.role == "shadow":
+        return rollout.floor
     return rollout.canary[candidate.stage] if candidate.stage < len(rollout.canary) else 1.0
 
 
@@ -156,30 +179,68 @@ def verdict(rollout: Rollout, candidate: Deployed, seen: Look, now_us: int) -> t
     """What the state machine does with a candidate, and why. Pure."""
     i = seen.interval
     harm: Move = "reject" if candidate.role == "shadow" else "rollback"
-    figures = f"candidate - live = {i.mean:+.4f} [{i.low:+.4f}, {i.high:+.4f}] over {i.n} labelled requests"
-    if i.n >= rollout.min_labels and i.low > 0:
-        return harm, f"shown to be worse: {figures}"
+    figures = _figures(i)
+    if why := harm_of(rollout, seen):
+        return harm, f"{why}: {figures}"
+    if candidate.role == "live":
+        over = now_us - candidate.since_us >= parse_duration(rollout.warm)
+        return ("settle", f"{rollout.warm} without harm: {figures}") if over else ("wait", figures)
     weight = next_weight(rollout, candidate)
     stay = rollout.shadow if candidate.role == "shadow" else rollout.bake
-    if (
-        now_us - candidate.since_us >= parse_duration(stay)
-        and seen.in_stage >= rollout.min_labels
-        and seen.bound * weight <= rollout.margin
-    ):
-        cost = f"it has cost at most {seen.bound:+.4f}, so at {weight:.0%} no more than the margin of {rollout.margin:g}"
-        return "promote" if weight == 1.0 else "advance", f"{cost}: {figures}"
+    cost = seen.bound if rollout.settle == "traffic" else i.high
+    affordable = cost * weight <= rollout.margin
+    enough = seen.in_stage >= rollout.min_labels
+    if affordable and enough and now_us - candidate.since_us >= parse_duration(stay):
+        said = f"it has cost at most {cost:+.4f}, so at {weight:.0%} no more than the margin of {rollout.margin:g}"
+        return "promote" if weight == 1.0 else "advance", f"{said}: {figures}"
     if now_us - candidate.started_us >= parse_duration(rollout.give_up):
         return harm, f"not settled within {format_duration(parse_duration(rollout.give_up))}: {figures}"
     return "wait", figures
 
 
+def _figures(i: Interval) -> str:
+    return f"candidate - live = {i.mean:+.4f} [{i.low:+.4f}, {i.high:+.4f}] over {i.n} labelled requests"
+
+
+def harm_of(rollout: Rollout, seen: Look) -> str:
+    """Why a candidate is taken back now; empty when it is not."""
+    broken = next((limit for limit in seen.limits if limit.broken), None)
+    if broken is not None:
+        return broken.said
+    return "shown to be worse" if seen.interval.n >= rollout.min_labels and seen.interval.low > 0 else ""
+
+
 def decide(
     service: Service, candidate: Deployed, live_version: int, seen: Look, now_us: int, *, actor: str = "reconciler"
 ) -> Decision | None:
-    """The decision that a look leads to, None to wait. Pure. Its id follows from the deployment and its stage."""
+    """The decision that a look leads to, None to wait. Pure. Its id follows from the deployment and its stage.
+
+    `candidate` may be live already, `live_version` then is what it replaced and what is kept warm (blue/green).
+    """
     move, reason = verdict(service.rollout, candidate, seen, now_us)
-    if move == "wait":
-        return None
+    return None if move == "wait" else decision_of(service, candidate, live_version, seen, move, reason, now_us, actor=actor)
+
+
+def decision_of(
+    service: Service, candidate: Deployed, live_version: int, seen: Look, move: Move, reason: str, now_us: int, *, actor: str = "reconciler"
+) -> Decision:
+    """A move as a decision with its evidence."""
+    watched = candidate.role == "live"
+    stage: tuple[Any, ...] = ("watch", candidate.id) if watched else ("rollout", candidate.id, candidate.stage)
+    return Decision(
+        id=ids.derive("decision", *stage),
+        kind="rollback" if move == "rollback" else "rollout",
+        service=service.name,
+        subject=f"{service.name}/{candidate.version}",
+        outcome=move,
+        cause={"version": candidate.version, "replaces": live_version, "deployment": candidate.id, "decision": candidate.decision_id},
+        evidence=_evidence(service, candidate, seen, reason),
+        actor=actor,
+        at_us=now_us,
+    )
+
+
+def _evidence(service: Service, candidate: Deployed, seen: Look, reason: str) -> dict[str, Any]:
     evidence = {
         "reason": reason,
         "method": "asymptotic confidence sequence of paired losses",
@@ -187,15 +248,4 @@ def decide(
         "alpha": service.rollout.alpha,
     }
     evidence |= {"margin": service.rollout.margin, "metric": service.gate.metric, "stage": candidate.stage, "weight": candidate.weight}
-    evidence["next_weight"] = next_weight(service.rollout, candidate)
-    return Decision(
-        id=ids.derive("decision", "rollout", candidate.id, candidate.stage),
-        kind="rollback" if move == "rollback" else "rollout",
-        service=service.name,
-        subject=f"{service.name}/{candidate.version}",
-        outcome=move,
-        cause={"version": candidate.version, "replaces": live_version, "deployment": candidate.id, "decision": candidate.decision_id},
-        evidence=evidence,
-        actor=actor,
-        at_us=now_us,
-    )
+    return evidence | {"next_weight": next_weight(service.rollout, candidate)}

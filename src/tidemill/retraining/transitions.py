@@ -1,13 +1,15 @@
 """The moves of a deployment, each made inside one transaction of the ledger together with the decision that says so.
 
-    registered → shadow → canary(w1) → canary(w2) → live → retired
+    registered → shadow → canary(w1) → canary(w2) → live → (warm →) retired
                     └────────┴────────────┴→ rejected (from shadow) or rolled_back (from canary)
 
+Blue/green goes from shadow to live at once; what was live is warm for a while: loaded and compared, and live again in one move.
 A move is guarded by the state it starts from, so a second try changes nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +17,7 @@ import sqlalchemy as sa
 
 from tidemill.core import ids
 from tidemill.core.errors import ConflictError
-from tidemill.ledger import schema
+from tidemill.ledger import schema, tallies
 from tidemill.ledger.store import Ledger, emit, insert_once, upsert
 from tidemill.retraining.ports import Decision
 
@@ -52,6 +54,12 @@ def read_live(db: sa.Connection, service: str) -> Deployed | None:
     return found[0] if found else None
 
 
+def read_warm(db: sa.Connection, service: str) -> Deployed | None:
+    """What was live before and is kept loaded."""
+    found = _read(db, service, ("warm",))
+    return found[-1] if found else None
+
+
 def read_candidates(db: sa.Connection, service: str) -> list[Deployed]:
     """Deployments on their way: in shadow or canary, oldest first."""
     return _read(db, service, OPEN)
@@ -73,17 +81,29 @@ def advance(db: sa.Connection, candidate: Deployed, weight: float, decision: Dec
     """Give a candidate the next share of the traffic; what is live keeps the rest."""
     values = {"role": "canary", "weight": weight, "stage": candidate.stage + 1, "since_us": decision.at_us, "decision_id": decision.id}
     _move(db, candidate, decision, values)
-    _share_of_live(db, candidate.service, 1.0 - weight)
+    _share_of_live(db, candidate.service)
+
+
+def weigh(db: sa.Connection, arms: Mapping[str, float], candidates: Sequence[Deployed], decision: Decision) -> None:
+    """Give every candidate its new share at once, by deployment id; what is live keeps the rest."""
+    for candidate in candidates:
+        advance(db, candidate, arms[candidate.id], decision)
 
 
 def go_live(
     db: sa.Connection, service: str, version: int, decision: Decision, *, candidate: Deployed | None = None, retired: str = "retired"
 ) -> None:
-    """Make a version what answers; what answered before gets the role `retired`."""
-    before = read_live(db, service)
+    """Make a version what answers; what answered before gets the role `retired`, which may be `warm`. What is warm already answers again, or ends."""
+    before, warm = read_live(db, service), read_warm(db, service)
     if before is not None:
-        _move(db, before, decision, {"role": retired, "weight": 0.0, "ended_us": decision.at_us})
+        values: dict[str, Any] = {"role": retired, "weight": 0.0}
+        values |= {"since_us": decision.at_us} if retired == "warm" else {"ended_us": decision.at_us}
+        _move(db, before, decision, values)
         set_status(db, service, before.version, retired)
+    if warm is not None and warm.version == version and candidate is None:
+        candidate = warm
+    elif warm is not None:
+        settle(db, warm, decision)
     if candidate is None:
         _insert(db, service, version, decision, role="live", weight=1.0)
     else:
@@ -93,11 +113,17 @@ def go_live(
     _drop_alias(db, service, "challenger", decision)
 
 
+def settle(db: sa.Connection, warm: Deployed, decision: Decision) -> None:
+    """Let go of what was kept warm."""
+    _move(db, warm, decision, {"role": "retired", "ended_us": decision.at_us})
+    set_status(db, warm.service, warm.version, "retired")
+
+
 def withdraw(db: sa.Connection, candidate: Deployed, role: str, decision: Decision) -> None:
     """End a rollout without going live; what is live answers everything again. `role`: rejected, rolled_back or retired."""
     _move(db, candidate, decision, {"role": role, "weight": 0.0, "ended_us": decision.at_us, "decision_id": decision.id})
     set_status(db, candidate.service, candidate.version, role)
-    _share_of_live(db, candidate.service, 1.0)
+    _share_of_live(db, candidate.service)
     _drop_alias(db, candidate.service, "challenger", decision)
 
 
@@ -132,7 +158,9 @@ def _move(db: sa.Connection, was: Deployed, decision: Decision, values: dict[str
     same = (_D.c.id == was.id) & (_D.c.role == was.role) & (_D.c.stage == was.stage) & _D.c.ended_us.is_(None)
     if db.execute(_D.update().where(same).values(**values)).rowcount != 1:
         raise ConflictError(f"deployment {was.id} is no longer {was.role} in stage {was.stage}; look again, then decide")
-    _tell(db, was.service, was.version, (was.role, values["role"]), values["weight"], decision)
+    if "ended_us" in values:
+        tallies.forget(db, was.id)
+    _tell(db, was.service, was.version, (was.role, values["role"]), values.get("weight", was.weight), decision)
 
 
 def _tell(db: sa.Connection, service: str, version: int, roles: tuple[str, str], weight: float, decision: Decision) -> None:
@@ -140,7 +168,11 @@ def _tell(db: sa.Connection, service: str, version: int, roles: tuple[str, str],
     emit(db, "deployment", service, body, at_us=decision.at_us, actor=decision.actor)
 
 
-def _share_of_live(db: sa.Connection, service: str, weight: float) -> None:
+def _share_of_live(db: sa.Connection, service: str) -> None:
+    """Live answers what no candidate does."""
+    weight = 1.0
+    for candidate in read_candidates(db, service):
+        weight -= candidate.weight
     db.execute(_D.update().where(_D.c.service == service, _D.c.role == "live", _D.c.ended_us.is_(None)).values(weight=weight))
 
 

@@ -68,7 +68,7 @@ def due(loop: Loop, service: Service, now_us: int) -> Cause | None:
     """The first of the service's triggers that holds now, as a cause that is not recorded yet; None when there is none or one is open."""
     past = causes(loop, service.name)
     with loop.ledger.read() as db:
-        busy = bool(transitions.read_candidates(db, service.name))
+        busy = len(transitions.read_candidates(db, service.name)) >= service.rollout.arms - 1
     if busy or any(p.open for p in past):
         return None
     if past and past[0].status == "failed" and now_us - past[0].cause.at_us < RETRY_US:

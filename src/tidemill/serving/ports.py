@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 Role = Literal["shadow", "canary", "live"]
+Part = Role | Literal["warm"]
+"""What a deployment does; `warm` keeps what was live before loaded, ready to answer again."""
 
 
 class LoadedModel(Protocol):
@@ -40,16 +42,21 @@ class Runtime(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """One model version behind a service. `weight`: the share of requests it answers (0 for shadow)."""
+    """One model version behind a service. `weight`: the share of requests it answers (0 for shadow and warm)."""
 
     id: str
     service: str
     model: str
     version: int
     digest: str
-    role: Role
+    role: Part
     weight: float
     since_us: int
+
+    @property
+    def answers_as(self) -> Role:
+        """The role of what it answers when it is asked by its version."""
+        return "shadow" if self.role == "warm" else self.role
 
 
 class Router(Protocol):
@@ -59,15 +66,16 @@ class Router(Protocol):
         sticky: the same id and deployments give the same answer.
         proportional: over many ids each deployment answers its weight, within three standard errors.
         atomic: a change of deployments is seen whole or not at all.
-        shadows: shadows are never chosen to answer.
+        monotone: a canary that grows keeps every id it had.
+        shadows: shadows, and what is kept warm, are never chosen to answer.
     """
 
     def deployments(self, service: str) -> list[Deployment]:
-        """All that are live, canary or shadow now."""
+        """All that are live, canary, shadow or kept warm now."""
         ...
 
     def choose(self, deployments: Sequence[Deployment], key: str) -> Deployment:
-        """Who answers the request with this id. Raises `UnavailableError` when nothing is live."""
+        """Who answers the request with this id, or of this entity. Raises `UnavailableError` when nothing is live."""
         ...
 
 

@@ -9,15 +9,19 @@ import logging
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from time import perf_counter_ns
 from typing import Any, NamedTuple
 
 from tidemill.core.definitions import Service
 from tidemill.core.errors import CorruptError, InvalidError, TidemillError, UnavailableError, not_found
+from tidemill.core.instants import parse_duration
 from tidemill.registry.ports import ModelRegistry
 from tidemill.serving.pins import PlanFor
 from tidemill.serving.plan import DegradedInputs, Plan
 from tidemill.serving.ports import Deployment, LoadedModel, Prediction, PredictionLog, Role, Router, Runtime
+from tidemill.serving.sticky import keys_of
+from tidemill.serving.tally import Tally
 from tidemill.versioning.ports import BlobStore
 
 logger = logging.getLogger(__name__)
@@ -49,7 +53,7 @@ class Lineup:
     def compared(self, answered: Deployment) -> list[Deployment]:
         """Who else scores a request that `answered` answered: every shadow; and, while there is a canary, live and canaries in turn."""
         others = [d for d in self.deployments if d.id != answered.id]
-        return others if any(d.role == "canary" for d in self.deployments) else [d for d in others if d.role == "shadow"]
+        return others if any(d.role == "canary" for d in self.deployments) else [d for d in others if d.role in ("shadow", "warm")]
 
 
 class _Rows(NamedTuple):
@@ -97,6 +101,8 @@ class Scorer:
         self._blobs = blobs
         self._refreshing = threading.Lock()
         self._lineup = Lineup()
+        self.tally = Tally(parse_duration(service.rollout.slow) if service.rollout.slow else 0)
+        self._sticky = service.rollout.sticky if service.rollout.sticky != service.key else ""
 
     @property
     def lineup(self) -> Lineup:
@@ -198,16 +204,30 @@ class Scorer:
         lineup: Lineup | None = None,
         version: int | None = None,
     ) -> list[Prediction]:
-        """Answer without logging or comparing. `version` asks for one deployed version instead of the router's choice."""
+        """Answer without logging or comparing. `version` asks for one deployed version instead of the router's choice.
+
+        What a canary fails to answer, the live version answers.
+        """
         lineup = lineup or self._lineup
         rows, made_by = _Rows(ids, inputs, requests, at_us), self.plan_of(lineup, lineup.live)
         out: list[Prediction | None] = [None] * len(ids)
-        for deployment, places in self._route(lineup, ids, version):
+        keys = keys_of(self._sticky, rows.ids, rows.requests, rows.inputs, made_by.columns) if self._sticky else ids
+        for deployment, places in self._route(lineup, keys, version):
             chosen = rows if len(places) == len(ids) else rows.pick(places)
-            answerer, chosen = self._with_inputs(lineup, deployment, chosen, made_by)
-            for i, prediction in zip(places, self._score(lineup, answerer, answerer.role, chosen), strict=True):
+            for i, prediction in zip(places, self._answered(lineup, deployment, chosen, made_by), strict=True):
                 out[i] = prediction
         return [prediction for prediction in out if prediction is not None]
+
+    def _answered(self, lineup: Lineup, deployment: Deployment, rows: _Rows, made_by: Plan) -> list[Prediction]:
+        live = lineup.live
+        try:
+            answerer, chosen = self._with_inputs(lineup, deployment, rows, made_by)
+            return self._score(lineup, answerer, answerer.answers_as, chosen)
+        except Exception as error:
+            if deployment.role != "canary" or live is None:
+                raise
+            logger.warning("canary.failed", extra={"service": self.service.name, "deployment": deployment.id, "reason": str(error)})
+            return self._score(lineup, live, "live", rows)
 
     def _with_inputs(self, lineup: Lineup, deployment: Deployment, rows: _Rows, made_by: Plan) -> tuple[Deployment, _Rows]:
         """The rows with the inputs that a deployment's model reads. Where a request brought inputs along, they are the live model's, which answers."""
@@ -237,8 +257,13 @@ class Scorer:
 
     def _score(self, lineup: Lineup, deployment: Deployment, role: Role, rows: _Rows) -> list[Prediction]:
         started = perf_counter_ns()
-        scores = lineup.models[deployment.digest].predict(rows.inputs).tolist()
-        latency_us = (perf_counter_ns() - started) // 1000
+        if len(lineup.deployments) == 1:
+            scores = lineup.models[deployment.digest].predict(rows.inputs).tolist()
+            latency_us = (perf_counter_ns() - started) // 1000
+        else:
+            scores = self._judged(deployment, role, lineup.models[deployment.digest], rows.inputs)
+            latency_us = (perf_counter_ns() - started) // 1000
+            self.tally.answered(deployment.id, role, latency_us)
         service, model, version, columns = self.service.name, deployment.model, deployment.version, self.plan_of(lineup, deployment).columns
         return [
             Prediction(
@@ -258,6 +283,17 @@ class Scorer:
             for key, values, request, at, score in zip(*rows, scores, strict=True)
         ]
 
+    def _judged(self, deployment: Deployment, role: Role, model: LoadedModel, inputs: Inputs) -> list[float]:
+        """Scores by a version of a rollout: what raises, or is no number, is counted as its failure."""
+        try:
+            scores: list[float] = model.predict(inputs).tolist()
+            if role != "live" and not all(map(isfinite, scores)):
+                raise UnavailableError(f"version {deployment.version} of {self.service.name!r} answered with a score that is not a number")
+        except Exception:
+            self.tally.failed(deployment.id, role)
+            raise
+        return scores
+
     def compare(self, answers: Sequence[Prediction], *, lineup: Lineup | None = None) -> list[Prediction]:
         """Score answered requests by every deployment that is compared with the one that answered; role shadow, same order."""
         lineup = lineup or self._lineup
@@ -272,8 +308,14 @@ class Scorer:
             for other in lineup.compared(answered) if answered else ():
                 others[other.id] = other
                 groups.setdefault(other.id, []).append(prediction)
+        broken: Exception | None = None
         for name, rows in groups.items():
-            out += self._compared(lineup, others[name], rows, by_version)
+            try:
+                out += self._compared(lineup, others[name], rows, by_version)
+            except Exception as error:  # noqa: BLE001 - one shadow that fails does not take the others along
+                broken = error
+        if broken is not None and not out:
+            raise broken
         return out
 
     def _compared(

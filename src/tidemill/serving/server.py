@@ -26,6 +26,7 @@ from tidemill.serving.protocols import PROTOCOLS, Asked, Feedback, Found, Host, 
 from tidemill.serving.protocols.describe import openapi
 from tidemill.serving.score import Scorer
 from tidemill.serving.shadow import Shadows
+from tidemill.serving.tally import Counted
 from tidemill.serving.tokens import Access, Action, Tokens
 from tidemill.serving.writer import Group, LogWriter
 
@@ -34,6 +35,7 @@ _OPEN = {"/v2/health"}
 _DRAIN_STEP_S = 0.01
 Known = Callable[[], Mapping[str, int]]
 Gauges = Callable[[], Mapping[str, Mapping[str, float]]]
+Report = Callable[[Counted], None]
 
 
 class ModelServer:
@@ -50,8 +52,10 @@ class ModelServer:
         known_us: Known = dict,
         streams: Gauges = dict,
         feedback: Feedback | None = None,
+        report: Report | None = None,
     ) -> None:
         self.settings = settings
+        self._report = report
         self._features = features
         self._feature_paths = frozenset(features.at if features is not None else ())
         self.stopping = False
@@ -136,6 +140,7 @@ class ModelServer:
             writer.close()
         self._threads.shutdown()
         self._pages.publish()
+        self._tell_counts()
 
     def refresh(self) -> dict[str, bool | str]:
         """Take over changed deployments of every service; answers per service whether it changed, or why it could not."""
@@ -172,6 +177,18 @@ class ModelServer:
         while not self._stop.wait(self.settings.poll_s):
             self.refresh()
             self._pages.publish()
+            self._tell_counts()
+
+    def _tell_counts(self) -> None:
+        """State what versions under comparison did since the last time, where the loop that judges them finds it."""
+        for endpoint in self.endpoints.values() if self._report is not None else ():
+            counted = endpoint.scorer.tally.changed()
+            try:
+                if counted and self._report is not None:
+                    self._report(counted)
+            except Exception as error:  # noqa: BLE001 - the ledger may be gone: answers go on, and the counts are stated with the next ones
+                endpoint.scorer.tally.again(counted)
+                logger.error("tally.lost", extra={"service": endpoint.scorer.service.name, "reason": str(error)})
 
     def _acknowledge(self, groups: list[Group], logged: bool) -> None:
         """Called by the writer's thread: one wake-up of the loop for all groups that were made durable together."""
@@ -310,6 +327,7 @@ def build_app(
     known_us: Known = dict,
     streams: Gauges = dict,
     feedback: Feedback | None = None,
+    report: Report | None = None,
 ) -> ModelServer:
     """The RSGI application that serves each scorer under its service's name.
 
@@ -322,10 +340,18 @@ def build_app(
         known_us: tells the greatest known time in the online state of each feature view, for the metrics.
         streams: tells how far streams are followed, for the metrics: values by label text, by name.
         feedback: keeps the label that feedback of Seldon's protocol states; without it such feedback is refused.
+        report: takes what versions of a rollout have counted, by deployment and role.
     """
-    given = settings or Settings()
     return ModelServer(
-        scorers, tokens, clock=clock, settings=given, features=features, known_us=known_us, streams=streams, feedback=feedback
+        scorers,
+        tokens,
+        clock=clock,
+        settings=settings or Settings(),
+        features=features,
+        known_us=known_us,
+        streams=streams,
+        feedback=feedback,
+        report=report,
     )
 
 

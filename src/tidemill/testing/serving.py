@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidemill.core.errors import InvalidError, RefusedError, UnavailableError
-from tidemill.serving.ports import Deployment, Prediction, PredictionLog, Role, Router, Runtime
+from tidemill.serving.ports import Deployment, Part, Prediction, PredictionLog, Router, Runtime
 from tidemill.testing.contract import Contract, keeps
 from tidemill.testing.kills import Report, until_killed
 from tidemill.testing.models import write_linear_model
@@ -98,7 +98,7 @@ class RuntimeContract(Contract):
             runtime.load(folder).predict([(1.0, "two", "UA")])
 
 
-def deployment(version: int, role: Role = "live", weight: float = 1.0, *, service: str = "svc", name: str = "") -> Deployment:
+def deployment(version: int, role: Part = "live", weight: float = 1.0, *, service: str = "svc", name: str = "") -> Deployment:
     """A deployment for tests; its digest follows from the version."""
     return Deployment(name or f"{service}-{version}-{role}", service, service, version, f"sha256:{version:064x}", role, weight, version)
 
@@ -110,7 +110,7 @@ class RouterContract(Contract):
 
     def test_lists_what_takes_part(self, router: Router, deploy: Deploy) -> None:
         assert router.deployments("svc") == []
-        wanted = [deployment(1), deployment(2, "canary", 0.1), deployment(3, "shadow", 0.0)]
+        wanted = [deployment(1), deployment(2, "canary", 0.1), deployment(3, "shadow", 0.0), deployment(4, "warm", 0.0)]
         deploy([*wanted, deployment(1, service="other")])
         assert sorted(router.deployments("svc"), key=lambda d: d.version) == wanted
         assert [d.service for d in router.deployments("other")] == ["other"]
@@ -120,7 +120,7 @@ class RouterContract(Contract):
         first = [router.choose(found, f"id-{i}") for i in range(200)]
         assert [router.choose(list(reversed(found)), f"id-{i}") for i in range(200)] == first
 
-    def test_sticky_when_a_canary_grows(self, router: Router) -> None:
+    def test_monotone(self, router: Router) -> None:
         small, large = ([deployment(1), deployment(2, "canary", w)] for w in (0.1, 0.5))
         for i in range(500):
             if router.choose(small, f"id-{i}").role == "canary":
@@ -137,7 +137,7 @@ class RouterContract(Contract):
             assert abs(counts[2 + i] / n - weight) <= 3 * math.sqrt(weight * (1 - weight) / n)
 
     def test_shadows_are_never_chosen(self, router: Router) -> None:
-        found = [deployment(3, "shadow", 1.0), deployment(1)]
+        found = [deployment(3, "shadow", 1.0), deployment(4, "warm", 1.0), deployment(1)]
         assert {router.choose(found, str(i)).version for i in range(300)} == {1}
 
     def test_nothing_live_is_unavailable(self, router: Router) -> None:

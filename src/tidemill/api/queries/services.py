@@ -8,11 +8,11 @@ from tidemill.api.queries.rows import Page, Record, fetch, page
 from tidemill.ledger import schema
 
 _D = schema.deployment.c
-SERVING = ("live", "canary", "shadow")
+SERVING = ("live", "canary", "shadow", "warm")
 
 
 def current(db: sa.Connection, service: str) -> list[Record]:
-    """Deployments that serve now: live first, then canary, then shadow."""
+    """Deployments that serve now: live first, then canary, shadow, and what is kept warm."""
     rows = fetch(db, sa.select(schema.deployment).where(_D.service == service, _D.role.in_(SERVING), _D.ended_us.is_(None)))
     return sorted(rows, key=lambda row: (SERVING.index(row["role"]), -row["version"]))
 

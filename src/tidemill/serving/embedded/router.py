@@ -11,9 +11,9 @@ import sqlalchemy as sa
 from tidemill.core.errors import UnavailableError
 from tidemill.ledger.schema import deployment, model_version
 from tidemill.ledger.store import Ledger
-from tidemill.serving.ports import Deployment, Role
+from tidemill.serving.ports import Deployment, Part
 
-_ORDER: dict[str, int] = {"live": 0, "canary": 1, "shadow": 2}
+_ORDER: dict[str, int] = {"live": 0, "canary": 1, "shadow": 2, "warm": 3}
 _SPAN = float(1 << 64)
 
 
@@ -44,7 +44,7 @@ class LedgerRouter:
         )
         with self._ledger.read() as db:
             rows = db.execute(query).all()
-        found = [Deployment(r[0], r[1], r[2], int(r[3]), r[4], cast("Role", r[5]), float(r[6]), int(r[7])) for r in rows]
+        found = [Deployment(r[0], r[1], r[2], int(r[3]), r[4], cast("Part", r[5]), float(r[6]), int(r[7])) for r in rows]
         return sorted(found, key=lambda d: (_ORDER[d.role], -d.since_us, -d.version))
 
     def choose(self, deployments: Sequence[Deployment], key: str) -> Deployment:
