@@ -52,7 +52,7 @@ class Simulation:
         deployed = Deployed("d", "s", "s", 2, "shadow", 0.0, 0, "x", 0, 0, None)
         first_day, counts, before = 0, Counts(), 0
         for day in range(DAYS):
-            share = round(ROWS * (deployed.weight or 1.0))
+            share, so_far = round(ROWS * (deployed.weight or 1.0)), counts
             for part in range(1, LOOKS + 1):
                 self.looks += 1
                 now, last = day * DAY_US + part * DAY_US // LOOKS, share * part // LOOKS
@@ -118,8 +118,8 @@ def test_calls_at_their_limit_break_it_no_more_often_than_stated_at_any_look(sha
     rng = np.random.default_rng(3)
     alpha, calls = 0.05, 4000
     failed = rng.binomial(1, share, size=(RUNS, calls)).cumsum(axis=1)
-    evidence = log_evidence(np.arange(1, calls + 1), failed, share)
+    evidence = log_evidence(np.arange(1.0, calls + 1), failed, share)
     broken = (evidence >= np.log(1 / alpha)).any(axis=1).mean()
     assert broken <= allowed(alpha)
     doubled = rng.binomial(1, 2 * share, size=(200, calls)).cumsum(axis=1)
-    assert (log_evidence(np.arange(1, calls + 1), doubled, share) >= np.log(1 / alpha)).any(axis=1).mean() > 0.95
+    assert (log_evidence(np.arange(1.0, calls + 1), doubled, share) >= np.log(1 / alpha)).any(axis=1).mean() > 0.95

@@ -39,7 +39,7 @@ AIRPORTS = [f"A{i}" for i in range(60)]
 
 
 def by_airport(scorer: Scorer, start: int) -> dict[str, set[int]]:
-    requests = [{**LOOKUP, "origin": origin} for origin in AIRPORTS for _ in range(5)]
+    requests: list[dict[str, Any]] = [{**LOOKUP, "origin": origin} for origin in AIRPORTS for _ in range(5)]
     found: dict[str, set[int]] = {}
     for request, got in zip(requests, answer(scorer, requests, start), strict=True):
         found.setdefault(request["origin"], set()).add(got.version)
@@ -86,7 +86,7 @@ def test_a_service_is_not_sticky_by_what_requests_do_not_have() -> None:
 
 
 def test_equal_entities_have_equal_keys_and_null_is_none() -> None:
-    requests = [{"c": 7}, {"c": 7.0}, {"c": "7"}, {"c": None}, {"c": 7.5}]
+    requests: list[dict[str, Any]] = [{"c": 7}, {"c": 7.0}, {"c": "7"}, {"c": None}, {"c": 7.5}]
     assert keys_of("c", list("abcde"), requests, [()] * 5, ()) == ["c=7", "c=7", "c=7", "d", "c=7.5"]
     assert keys_of("c", ["a"], [{}], [(3.0, 1.0)], ("x", "c")) == ["c=1"]
 
