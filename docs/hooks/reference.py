@@ -39,12 +39,26 @@ def support() -> str:
     adapters = {name.partition(".")[2]: entries for name, entries in project["entry-points"].items() if name.startswith("tidemill.")}
     embedded = _embedded()
     for setting in dict.fromkeys((*embedded, *adapters)):
+        if setting in ("flavors", "readers"):
+            continue
         named = "`source` of a table" if setting == "sources" else f"`stack.{setting}`"
         out += [f"| {named} | `{scheme}:` | `pip install tidemill` |" for scheme in embedded.get(setting, ())]
         for scheme, place in adapters.get(setting, {}).items():
             extra = place.removeprefix("tidemill.adapters.").partition(".")[0]
             out.append(f"| {named} | `{scheme}:` | `pip install 'tidemill[{extra}]'` |")
-    return "\n".join(out) + "\n"
+    return "\n".join([*out, *_models(adapters)]) + "\n"
+
+
+def _models(adapters: dict[str, dict[str, str]]) -> list[str]:
+    """Which models can be trained and served."""
+    out = ["\n## Models\n", "Chosen by the flavor in the artifact's `MLmodel`; see [how](../how-to/models-of-other-libraries.md).\n"]
+    out.append("| flavor | trained by | comes with |\n|---|---|---|")
+    out += ["| `onnx`, `lightgbm` | `tm.lightgbm_model` | `pip install tidemill` |"]
+    for flavor, place in adapters["readers"].items():
+        folder = place.removeprefix("tidemill.adapters.").partition(".")[0]
+        extra = f"'tidemill[{folder}]'" if folder != "function" else "tidemill"
+        out.append(f"| `{flavor}` | `tm.{folder}_model` | `pip install {extra}` |")
+    return out
 
 
 def _embedded() -> dict[str, list[str]]:

@@ -4,13 +4,16 @@ A project's `definitions.py` needs nothing but this module: `import tidemill as 
 (PEP 562), so that importing costs milliseconds. `__all__` are the words that most definitions use; further aggregates (`std`, `first`, `last`,
 `distinct`, `quantile`, `top_k`, `expression`) resolve as well, and so does what stands inside a step:
 ranges of a search (`integer`, `real`, `log`, `choice`), the types of annotations (`TrainingSet`, `Model`, `ModelVersion`, `Instant`) and the
-helpers of the default learner (`encode`, `deterministic`, `lightgbm_model`).
+helpers of learners (`encode`, `deterministic`, `lightgbm_model`, `xgboost_model`, `sklearn_model`, `function_model`).
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tidemill.adapters.function.training import function_model as function_model
+    from tidemill.adapters.sklearn.training import sklearn_model as sklearn_model
+    from tidemill.adapters.xgboost.training import xgboost_model as xgboost_model
     from tidemill.core.aggregates import count as count
     from tidemill.core.aggregates import distinct as distinct
     from tidemill.core.aggregates import expression as expression
@@ -87,6 +90,9 @@ __all__ = [  # noqa: RUF022 - in the order in which a definition uses them
 ]
 
 _MODULES = {
+    "tidemill.adapters.function.training": "function_model",
+    "tidemill.adapters.sklearn.training": "sklearn_model",
+    "tidemill.adapters.xgboost.training": "xgboost_model",
     "tidemill.core.aggregates": "mean sum count min max latest std first last distinct quantile top_k expression",
     "tidemill.core.definitions": "Entity Table FeatureView FeatureService Label Service Gate Rollout on_demand on_drift on_quality on_new_data"
     " every",
@@ -105,7 +111,13 @@ _SPELLED = {"sum": "sum_", "min": "min_", "max": "max_"}
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'tidemill' has no attribute {name!r}; it has {', '.join(__all__)}")
-    value = getattr(import_module(_HOME[name]), _SPELLED.get(name, name))
+    try:
+        value = getattr(import_module(_HOME[name]), _SPELLED.get(name, name))
+    except ModuleNotFoundError as error:
+        if not _HOME[name].startswith("tidemill.adapters."):
+            raise
+        extra = _HOME[name].split(".")[2]
+        raise ImportError(f"tidemill.{name} needs an extra: pip install 'tidemill[{extra}]'") from error
     globals()[name] = value
     return value
 

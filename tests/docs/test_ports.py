@@ -11,7 +11,18 @@ import pytest
 from tidemill.testing.contract import Contract, checked, keeps
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = {"Codec", "Evaluator", "FeatureReader", "LoadedModel", "Metrics", "MetricSource", "Profile", "Served", "VersionedReader"}
+PARTS = {
+    "Codec",
+    "Evaluator",
+    "FeatureReader",
+    "FlavorReader",
+    "LoadedModel",
+    "Metrics",
+    "MetricSource",
+    "Profile",
+    "Served",
+    "VersionedReader",
+}
 """Protocols that are no role of a system: values with behaviour, hooks, and halves of another port."""
 LATER = {"Compiler", "Deliverer"}
 """Ports without an implementation yet; their adapters come with their contracts."""

@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 import tidemill as tm
 
 SOURCE = Path(tm.__file__)
+NEEDS = {"sklearn": ("sklearn", "skops"), "xgboost": ("xgboost",)}
 
 
 def literal_all() -> list[str]:
@@ -27,9 +29,14 @@ def test_at_most_25_names_written_out() -> None:
 
 
 def test_every_name_resolves_and_dir_shows_it() -> None:
-    for name in tm._HOME:
-        assert getattr(tm, name) is not None
+    for name, home in tm._HOME.items():
         assert name in dir(tm)
+        extra = home.split(".")[2] if home.startswith("tidemill.adapters.") else ""
+        if extra and not all(map(find_spec, NEEDS.get(extra, ()))):
+            with pytest.raises(ImportError, match=re.escape(f"pip install 'tidemill[{extra}]'")):
+                getattr(tm, name)
+        else:
+            assert getattr(tm, name) is not None
     assert set(tm.__all__) <= set(tm._HOME)
 
 

@@ -123,7 +123,7 @@ class Sabotaged:
         return model if self.loaded == 1 else _Reading(model, self)
 
 
-class _Reading:
+class _Reading(LoadedModel):
     def __init__(self, model: LoadedModel, by: Sabotaged) -> None:
         self.features, self.texts, self._model, self._by = model.features, model.texts, model, by
 

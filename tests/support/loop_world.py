@@ -30,7 +30,7 @@ SKILL = {"good": 0.9, "fair": 0.6, "bad": 0.0, "flipped": -0.8}
 LANDINGS = Table("landings", "files:x", event_time="at", known_time="known")
 
 
-class Skilled:
+class Skilled(LoadedModel):
     """Answers with a skill: sees `signal` and trusts it as much as its skill says."""
 
     features: tuple[str, ...] = ("signal",)

@@ -103,6 +103,20 @@ class ServingConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelsConfig:
+    """What the loader of models trusts. `trusted_types`: types that a scikit-learn model may hold beside the library's own, `package.module.Type`.
+
+    `python`: the interpreter that runs models which are Python functions or PyTorch's, a path from the project's folder on; Tidemill's own by
+    default. `processes`: how many for each such model; `timeout`: how long one may take for a call.
+    """
+
+    trusted_types: tuple[str, ...] = ()
+    python: str = ""
+    processes: int = 1
+    timeout: str = "10s"
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """All settings of a project. `home` is absolute once loaded."""
 
@@ -113,6 +127,7 @@ class Config:
     stream: StreamConfig = field(default_factory=StreamConfig)
     api: ApiConfig = field(default_factory=ApiConfig)
     serving: ServingConfig = field(default_factory=ServingConfig)
+    models: ModelsConfig = field(default_factory=ModelsConfig)
 
 
 def load_config(project: Path, overrides: Sequence[str] = (), *, home: Path | None = None) -> Config:
@@ -136,7 +151,7 @@ def load_config(project: Path, overrides: Sequence[str] = (), *, home: Path | No
     parse_duration(config.parity.every)
     if not 0 <= config.parity.share <= 1:
         raise ConfigError(f"parity.share is {config.parity.share}; it must be 0 to 1, for example 0.01 for one row of a hundred")
-    for duration in (config.stream.skew, config.stream.pause, config.stream.feed):
+    for duration in (config.stream.skew, config.stream.pause, config.stream.feed, config.models.timeout):
         parse_duration(duration)
     if not 1 <= config.stream.batch <= 1_000_000:
         raise ConfigError(f"stream.batch is {config.stream.batch}; it must be 1 to 1,000,000 events")

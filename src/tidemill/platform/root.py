@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 
 from tidemill.core.clock import Clock, WallClock
 from tidemill.core.errors import ConfigError
-from tidemill.core.instants import parse_duration
+from tidemill.core.instants import SECOND_US, parse_duration
+from tidemill.core.policy import ModelPolicy
 from tidemill.core.privacy import Masker, private_columns
 from tidemill.platform.config import Config, load_config, split_url, triggers_from
 from tidemill.platform.lock import alone, secret_key, turn
@@ -294,7 +295,15 @@ class Platform:
         """Loads model artifacts."""
         from tidemill.serving.embedded import OnnxRuntime
 
-        return self._port("runtime", onnx=lambda _rest: OnnxRuntime())  # type: ignore[no-any-return]
+        readers = {e.name: partial(_opened, e, f"a model of flavor {e.name}", self.policy) for e in entry_points(group="tidemill.readers")}
+        return self._port("runtime", onnx=lambda _rest: OnnxRuntime(readers))  # type: ignore[no-any-return]
+
+    @cached_property
+    def policy(self) -> ModelPolicy:
+        """What the loader of models trusts."""
+        given = self.config.models
+        python = str(self.project / given.python) if given.python else ""
+        return ModelPolicy(given.trusted_types, str(self.project), python, given.processes, parse_duration(given.timeout) / SECOND_US)
 
     @cached_property
     def router(self) -> Router:
@@ -410,7 +419,7 @@ class Platform:
                 close()
 
 
-def _opened(adapter: EntryPoint, setting: str, *given: str) -> Any:
+def _opened(adapter: EntryPoint, setting: str, *given: Any) -> Any:
     """What an adapter opens. Raises `ConfigError` when the extra that it comes with is not installed."""
     try:
         return adapter.load()(*given)

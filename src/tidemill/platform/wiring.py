@@ -15,6 +15,7 @@ from tidemill.core.clock import ReplayClock
 from tidemill.core.definitions import Service, Trigger
 from tidemill.core.errors import InvalidError
 from tidemill.core.instants import parse_duration
+from tidemill.core.policy import ModelPolicy
 from tidemill.core.privacy import private_columns
 from tidemill.features import training_frame
 from tidemill.ledger import schema
@@ -62,10 +63,11 @@ def make_executor(platform: Platform, pins: Mapping[str, int] | None = None) -> 
         LabelStore: platform.labels,
         Profiler: platform.profiler,
         Ledger: platform.ledger,
+        ModelPolicy: platform.policy,
     }
     codecs: list[Codec] = [
         TrainingSetCodec(),
-        ModelCodec(),
+        ModelCodec(platform.policy),
         ModelVersionCodec(platform.registry),
         ArrowCodec(),
         ArrayCodec(),

@@ -64,7 +64,7 @@ class Endpoint:
         calls = [call for call, _future in waiting]
         rows = sum(map(len, calls))
         self.metrics.batch.observe(rows)
-        if rows <= self._settings.inline_rows:
+        if rows <= self._settings.inline_rows and not self.scorer.lineup.apart:
             self._finish(waiting, self._work(calls))
         else:
             work = self._loop.run_in_executor(self._threads, self._work, calls)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -10,19 +10,71 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from tidemill.core.errors import InvalidError, RefusedError
+
 Role = Literal["shadow", "canary", "live"]
 Part = Role | Literal["warm"]
 """What a deployment does; `warm` keeps what was live before loaded, ready to answer again."""
+Matrix = npt.NDArray[np.float64]
 
 
 class LoadedModel(Protocol):
-    """A model in memory. `features` are its input columns in order, `texts` those of them that take text."""
+    """A model in memory. `features` are its input columns in order, `texts` those of them that take text; `apart`: it runs in another process."""
 
     features: tuple[str, ...]
     texts: frozenset[str]
+    apart: bool = False
 
     def predict(self, rows: Sequence[Sequence[Any]]) -> npt.NDArray[np.float64]:
         """Scores of rows given as values in `features` order (texts, numbers, None); one float64 a row."""
+        ...
+
+    def score(self, x: Matrix) -> Matrix:
+        """Scores (n,) of rows as the model sees them; see `Scoring`."""
+        return self.predict(x)  # type: ignore[arg-type]
+
+    def explain(self, rows: Sequence[Sequence[Any]]) -> Matrix:  # noqa: ARG002 - a model that can has its own
+        """What each feature adds to the answers of rows, (n, features + 1); see `Scoring`. Raises `InvalidError` when the model cannot say."""
+        raise InvalidError("this model cannot say what its features contribute; tree models of LightGBM and XGBoost can")
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A model folder in which nothing was found that runs code. `flavor`: what MLmodel says of the one that is read, `texts` those `features` that are coded."""
+
+    folder: Path
+    flavor: Mapping[str, Any]
+    features: tuple[str, ...]
+    categories: Mapping[str, Sequence[str]]
+
+    def file(self, name: Any, default: str) -> Path:
+        """The file that the flavor names. Raises `RefusedError` when it is not in the folder."""
+        path = (self.folder / str(name or default)).resolve()
+        if not path.is_relative_to(self.folder.resolve()):
+            raise RefusedError(f"MLmodel points at {name!r}, outside the model folder")
+        if not path.is_file():
+            raise RefusedError(f"the model folder lacks {path.name}, which MLmodel names")
+        return path
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """How an artifact answers. Matrices are (n, features) float64, texts as codes (unknown or null: -1), nulls NaN.
+
+    `score` gives (n,) float64. `explain`, where the library can, gives what each feature adds to the answer before its link function:
+    (n, features + 1), the last column is what the model says without knowing anything.
+    """
+
+    score: Callable[[Matrix], Matrix]
+    explain: Callable[[Matrix], Matrix] | None = None
+    apart: bool = False
+
+
+class FlavorReader(Protocol):
+    """Reads one of MLflow's flavors. A `Runtime` has one each; adapters register theirs under `tidemill.readers`, called with the `ModelPolicy`."""
+
+    def read(self, artifact: Artifact) -> Scoring:
+        """Open the artifact without executing anything of it. Raises `RefusedError`, `UnavailableError`."""
         ...
 
 

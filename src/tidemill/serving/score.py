@@ -39,6 +39,8 @@ class Lineup:
     models: Mapping[str, LoadedModel] = field(default_factory=dict)
     failures: Mapping[str, str] = field(default_factory=dict)
     plans: Mapping[str, Plan] = field(default_factory=dict)
+    apart: bool = False
+    """Whether a model runs in another process, so that whoever waits for it must not hold up others."""
 
     @property
     def live(self) -> Deployment | None:
@@ -151,7 +153,7 @@ class Scorer:
                     extra = {"service": self.service.name, "deployment": deployment.id, "reason": str(error)}
                     logger.error("deployment.refused", extra=extra)
             taken = tuple(d for d in wanted if d.id not in failures)
-            self._lineup = Lineup(taken, models, failures, plans)
+            self._lineup = Lineup(taken, models, failures, plans, any(model.apart for model in models.values()))
             return taken != before.deployments
 
     def release(self) -> None:

@@ -23,6 +23,9 @@ from tidemill.testing.contract import Contract, keeps
 from tidemill.testing.kills import Report, until_killed
 from tidemill.testing.models import write_linear_model
 
+Write = Callable[..., Path]
+"""Writes a model folder as `write_linear_model` does."""
+
 
 class _Payload:
     """Writes a file when it is unpickled."""
@@ -35,13 +38,23 @@ class _Payload:
 
 
 class RuntimeContract(Contract):
-    """Supply a `runtime` fixture; models are written here."""
+    """Supply a `runtime` fixture, and `write` for another flavor than ONNX: it writes the model that `write_linear_model` does.
+
+    `rtol` is how far the flavor's arithmetic may lie from float64's; `explains`: whether such models tell contributions.
+    """
+
+    rtol = 1e-12
+    explains = False
 
     @pytest.fixture
-    def folder(self, tmp_path: Path) -> Path:
+    def write(self) -> Write:
+        return write_linear_model
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path, write: Write) -> Path:
         """A good model of two numbers and a text."""
         weights = {"a": 1.5, "b": -0.25, "carrier": 0.1}
-        return write_linear_model(tmp_path / "model", weights, categories={"carrier": ["AA", "UA"]}, example=[[1.0, 2.0, "UA"]])
+        return write(tmp_path / "model", weights, categories={"carrier": ["AA", "UA"]}, example=[[1.0, 2.0, "UA"]])
 
     def test_scores_texts_and_nulls(self, runtime: Runtime, folder: Path) -> None:
         model = runtime.load(folder)
@@ -49,7 +62,7 @@ class RuntimeContract(Contract):
         assert model.texts == {"carrier"}
         got = model.predict([(1.0, 2.0, "UA"), (None, 4.0, "never seen"), (3.0, None, None)])
         want = [1 / (1 + math.exp(-z)) for z in (1.5 - 0.5 + 0.1, -1.0 - 0.1, 4.5 - 0.1)]
-        np.testing.assert_allclose(got, want, rtol=1e-12)
+        np.testing.assert_allclose(got, want, rtol=self.rtol)
         assert got.dtype == np.float64
 
     def test_equal_one_row_and_a_batch_score_the_same(self, runtime: Runtime, folder: Path) -> None:
@@ -80,18 +93,31 @@ class RuntimeContract(Contract):
 
     def test_safe_a_pickle_in_the_model_s_place_is_refused(self, runtime: Runtime, folder: Path, tmp_path: Path) -> None:
         trap = tmp_path / "executed"
-        (folder / "model.onnx").write_bytes(pickle.dumps(_Payload(str(trap))))
+        files = [path for path in folder.iterdir() if path.name.startswith(("model.", "function."))]
+        assert files
+        for path in files:
+            path.write_bytes(pickle.dumps(_Payload(str(trap))))
         with pytest.raises(RefusedError):
             runtime.load(folder)
         assert not trap.exists()
 
-    def test_warmed_a_model_that_fails_its_example_is_refused(self, runtime: Runtime, tmp_path: Path) -> None:
-        nan = write_linear_model(tmp_path / "nan", {"a": math.nan}, example=[[1.0]])
+    def test_warmed_a_model_that_fails_its_example_is_refused(self, runtime: Runtime, tmp_path: Path, write: Write) -> None:
+        nan = write(tmp_path / "nan", {"a": math.nan}, example=[[1.0]])
         with pytest.raises(RefusedError, match="example"):
             runtime.load(nan)
-        short = write_linear_model(tmp_path / "short", {"a": 1.0, "b": 1.0}, example=[[1.0]])
+        short = write(tmp_path / "short", {"a": 1.0, "b": 1.0}, example=[[1.0]])
         with pytest.raises(RefusedError, match="example"):
             runtime.load(short)
+
+    def test_contributions_are_told_or_declined(self, runtime: Runtime, folder: Path) -> None:
+        model, rows = runtime.load(folder), [(1.0, 2.0, "UA"), (None, 4.0, None)]
+        if not self.explains:
+            with pytest.raises(InvalidError, match="contribute"):
+                model.explain(rows)
+            return
+        found, p = model.explain(rows), model.predict(rows)
+        assert found.shape == (2, 4)
+        np.testing.assert_allclose(found.sum(axis=1), np.log(p / (1 - p)), atol=1e-4)
 
     def test_a_text_where_a_number_belongs_names_the_column(self, runtime: Runtime, folder: Path) -> None:
         with pytest.raises(InvalidError, match="'b'"):

@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from tidemill.core.errors import ConflictError, InvalidError, UnavailableError
 from tidemill.core.instants import DAY_US, HOUR_US
 from tidemill.testing.contract import Contract, keeps
-from tidemill.training.ports import Trainer, TrainingSet, TrainingSource
+from tidemill.training import encode, pack_model, read_model
+from tidemill.training.ports import Flavor, Model, Trainer, TrainingSet, TrainingSource
 
 
 def where(*values: Any) -> tuple[int, int, tuple[Any, ...]]:
@@ -40,6 +45,48 @@ def shout() -> str:
     """Write to standard output, as libraries do."""
     os.write(1, b"progress ... 100 %\n")
     return "done"
+
+
+class FlavorContract(Contract):
+    """Supply `flavor`, and `fit`: it trains a model of the flavor on a set that `rows` gives, the same for equal rows."""
+
+    @pytest.fixture
+    def rows(self) -> TrainingSet:
+        """Two numbers, some of them null, and a text, with a label that depends on all."""
+        rng = np.random.default_rng(7)
+        a, b, text = rng.normal(size=400), rng.normal(size=400), rng.choice(["x", "y"], 400)
+        label = (a + (text == "y") + rng.normal(size=400) > 0.5).astype(float)
+        b[::9] = np.nan
+        at = pa.array(np.arange(400) * HOUR_US).cast(pa.timestamp("us", "UTC"))
+        columns = {"id": [str(i) for i in range(400)], "at": at, "a": a, "b": pa.array(b, from_pandas=True), "t": text, "label": label}
+        return TrainingSet("svc", pa.table(columns), ("a", "b", "t"), {"t": ("x", "y")}, 400 * HOUR_US)
+
+    @keeps("same")
+    def test_same_scores_when_packed_and_read_back(
+        self, flavor: Flavor, fit: Callable[[TrainingSet], Model], rows: TrainingSet, tmp_path: Path
+    ) -> None:
+        model = fit(rows)
+        x, _y = encode(rows)
+        facts = pack_model(model, tmp_path)
+        back = read_model(tmp_path)
+        assert facts["features"] == list(back.features) == ["a", "b", "t"]
+        assert back.native == model.native == (tmp_path / flavor.native).read_bytes()
+        np.testing.assert_array_equal(flavor.score(back, x), flavor.score(model, x))
+        assert np.isfinite(flavor.score(model, x)).all()
+
+    @keeps("equal")
+    def test_equal_models_pack_to_equal_files(self, fit: Callable[[TrainingSet], Model], rows: TrainingSet, tmp_path: Path) -> None:
+        found = []
+        for turn in ("one", "two"):
+            (tmp_path / turn).mkdir()
+            pack_model(fit(rows), tmp_path / turn)
+            found.append({path.name: path.read_bytes() for path in (tmp_path / turn).iterdir()})
+        assert found[0] == found[1]
+
+    @keeps("refused")
+    def test_bytes_that_are_no_model_are_refused(self, flavor: Flavor, fit: Callable[[TrainingSet], Model], rows: TrainingSet) -> None:
+        with pytest.raises(InvalidError):
+            flavor.score(replace(fit(rows), native=b"no model"), encode(rows)[0])
 
 
 class TrainerContract(Contract):

@@ -1,7 +1,7 @@
 """Training sets and models."""
 
 from tidemill.training.codecs import ModelCodec, TrainingSetCodec
-from tidemill.training.learners import deterministic, lightgbm_model, score
+from tidemill.training.learners import deterministic, lightgbm_model, policy, provenance, score
 from tidemill.training.measure import ModelEvaluator
 from tidemill.training.package import pack_model, read_model
 from tidemill.training.rows import encode
@@ -19,6 +19,8 @@ __all__ = [
     "holdout",
     "lightgbm_model",
     "pack_model",
+    "policy",
+    "provenance",
     "read_model",
     "score",
     "training_set",

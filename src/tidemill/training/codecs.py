@@ -10,6 +10,8 @@ from typing import Any
 
 from tidemill.core.arrow import read_table, table_bytes
 from tidemill.core.digests import canonical_json
+from tidemill.core.policy import ModelPolicy
+from tidemill.training.learners import allowing
 from tidemill.training.package import pack_model, read_model
 from tidemill.training.ports import Model, TrainingSet
 from tidemill.versioning.ports import BlobStore
@@ -65,20 +67,23 @@ class ModelCodec:
 
     name = "model"
 
+    def __init__(self, policy: ModelPolicy | None = None) -> None:
+        self._policy = policy or ModelPolicy()
+
     def handles(self, value: Any) -> bool:
         """Whether it is a model."""
         return isinstance(value, Model)
 
     def store(self, value: Model, blobs: BlobStore) -> dict[str, Any]:
         """One folder. Raises `InvalidError`, `RefusedError` where the model cannot be packed."""
-        with TemporaryDirectory(prefix="tidemill-model-") as name:
+        with TemporaryDirectory(prefix="tidemill-model-") as name, allowing(self._policy):
             folder = Path(name) / "model"
             folder.mkdir()
             facts = pack_model(value, folder)
             size = sum(file.stat().st_size for file in folder.iterdir())
             digest = blobs.put(folder)
-        difference = facts["onnx_difference"]  # not in meta: what is read back is what was returned
-        return {"digest": digest, "size_bytes": size, "flavor": value.flavor, "onnx_difference": difference, "meta": dict(value.meta)}
+        measured = {k: facts[k] for k in ("onnx_difference",) if k in facts}  # not in meta: what is read back is what was returned
+        return {"digest": digest, "size_bytes": size, "flavor": value.flavor, **measured, "meta": dict(value.meta)}
 
     def load(self, description: Mapping[str, Any], blobs: BlobStore) -> Model:
         """Read it back. Raises `CorruptError`."""

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tidemill.core.errors import InvalidError
+from tidemill.core.policy import ModelPolicy
 from tidemill.pipelines.ports import current
+from tidemill.training.flavors import flavor_of
 from tidemill.training.ports import Matrix, Model, TrainingSet
 from tidemill.training.rows import times_us
 
@@ -62,28 +65,38 @@ def lightgbm_model(booster: Any, rows: TrainingSet, params: Mapping[str, Any] | 
     params = {**(params or {}), "trees": booster.num_trees()}
     # Equal trees are equal bytes, however many threads made them.
     native = re.sub(r"\[num_threads: \d+\]", "[num_threads: 0]", booster.model_to_string()).encode()
-    return Model("lightgbm", native, rows.features, dict(rows.categories), params, rows.until_us, _provenance(rows))
+    return Model("lightgbm", native, rows.features, dict(rows.categories), params, rows.until_us, provenance(rows))
 
 
 def score(model: Model, x: Matrix) -> npt.NDArray[np.float64]:
     """Scores (n,) of encoded inputs (n, features): for a classifier the probability of 1."""
-    if model.flavor != "lightgbm":
-        raise InvalidError(f"models of flavor {model.flavor!r} cannot be scored here; known: lightgbm")
-    return np.asarray(load_lightgbm(model.native).predict(x), dtype=np.float64)
+    return flavor_of(model.flavor).score(model, x)
 
 
-@lru_cache(maxsize=8)
-def load_lightgbm(native: bytes) -> Any:
-    """The booster of LightGBM's text format."""
-    import lightgbm
+_POLICY: ContextVar[ModelPolicy | None] = ContextVar("tidemill_model_policy", default=None)
 
+
+def policy() -> ModelPolicy:
+    """The loader's policy of the running step; outside of one, that which trusts nothing."""
+    if (given := _POLICY.get()) is not None:
+        return given
     try:
-        return lightgbm.Booster(model_str=native.decode())
-    except (lightgbm.basic.LightGBMError, UnicodeDecodeError) as error:
-        raise InvalidError(f"these bytes are no LightGBM model: {error}") from error
+        return current().resources.get(ModelPolicy, ModelPolicy())  # type: ignore[no-any-return]
+    except InvalidError:
+        return ModelPolicy()
 
 
-def _provenance(rows: TrainingSet) -> dict[str, Any]:
+@contextmanager
+def allowing(given: ModelPolicy) -> Iterator[None]:
+    """Load models by this policy for the block, for what runs around steps."""
+    token = _POLICY.set(given)
+    try:
+        yield
+    finally:
+        _POLICY.reset(token)
+
+
+def provenance(rows: TrainingSet) -> dict[str, Any]:
     """Where a model comes from, as far as its training set and the running step know."""
     at = times_us(rows)
     out: dict[str, Any] = {

@@ -52,6 +52,40 @@ class Model:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Packed:
+    """What a library's model becomes in an MLflow Model directory.
+
+    `files` by name; `flavors` as MLmodel lists them; `packages` whose versions the model needs; `facts` for `tidemill.json`.
+    """
+
+    files: Mapping[str, bytes]
+    flavors: Mapping[str, Mapping[str, Any]]
+    packages: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Flavor(Protocol):
+    """One library's models: how they are scored, and kept. Chosen by `Model.flavor`; adapters register theirs under `tidemill.flavors`.
+
+    Guarantees, each checked by `tidemill.testing.training.FlavorContract`:
+        same: a packed model reads back and scores bit by bit as before.
+        equal: an equal model packs to equal files.
+        refused: bytes that are no such model are an `InvalidError`.
+    """
+
+    native: str
+    """The file that holds `Model.native`."""
+
+    def score(self, model: Model, x: Matrix) -> npt.NDArray[np.float64]:
+        """Scores (n,) of encoded inputs (n, features): for a classifier the probability of 1."""
+        ...
+
+    def pack(self, model: Model, example: Matrix) -> Packed:
+        """The model's files. `example` are encoded rows that it must be able to answer. Raises `InvalidError`, `RefusedError`."""
+        ...
+
+
 class Trainer(Protocol):
     """Finds a place for work that needs resources.
 

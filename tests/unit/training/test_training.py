@@ -155,10 +155,10 @@ def test_a_package_reads_back_and_scores_the_same(rows: TrainingSet, model: Mode
 
 
 def test_a_model_that_onnx_answers_differently_is_refused(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tidemill.training import package
+    from tidemill.training import boosted
 
     other = fitted(make_other())
-    monkeypatch.setattr(package, "to_onnx", lambda _booster: to_onnx_of(other))
+    monkeypatch.setattr(boosted, "to_onnx", lambda _booster: to_onnx_of(other))
     with pytest.raises(RefusedError, match="differ"):
         pack_model(model, tmp_path)
 
@@ -170,7 +170,7 @@ def make_other() -> TrainingSet:
 
 
 def to_onnx_of(model: Model) -> bytes:
-    from tidemill.training.learners import load_lightgbm
+    from tidemill.training.boosted import load_lightgbm
     from tidemill.training.trees import to_onnx
 
     return to_onnx(load_lightgbm(model.native))

@@ -1,9 +1,10 @@
-"""Models in this process: ONNX Runtime, or LightGBM's own reader where there is no ONNX."""
+"""Models in this process: ONNX Runtime, LightGBM's own reader where there is no ONNX, or what an adapter reads."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,40 +14,49 @@ import yaml
 
 from tidemill.core.errors import InvalidError, RefusedError
 from tidemill.serving.embedded.refuse import refuse_code
-from tidemill.serving.ports import LoadedModel
+from tidemill.serving.ports import Artifact, FlavorReader, LoadedModel, Matrix, Scoring
 
 Scores = npt.NDArray[np.float64]
-_SAFE_LOADERS = frozenset({"mlflow.onnx", "mlflow.lightgbm"})
+_OWN = ("onnx", "lightgbm")
+_SAFE_FORMATS = ("skops",)
 
 
 class OnnxRuntime:
-    """A `Runtime` that reads numbers and trees, never code."""
+    """A `Runtime` that reads numbers and trees, never code: ONNX and LightGBM itself, other flavors by the `readers` it is given.
+
+    Args:
+        readers: opens the reader of a flavor, by MLflow's name of it; called when the first such model is loaded.
+    """
+
+    def __init__(self, readers: Mapping[str, Callable[[], FlavorReader]] | None = None) -> None:
+        self._readers = readers or {}
 
     def load(self, folder: Path) -> LoadedModel:
         """Load an MLflow Model directory with `tidemill.json`; see `Runtime.load`. Raises `RefusedError`."""
         refuse_code(folder)
         manifest = _manifest(folder)
-        flavors = _flavors(manifest)
+        flavors = _flavors(manifest, (*_OWN, *self._readers))
         features, categories = _inputs(folder, manifest)
         onnx = _file(folder, flavors.get("onnx", {}).get("data", "model.onnx"))
         native = _file(folder, flavors.get("lightgbm", {}).get("data", "model.txt"))
+        other = next((name for name in self._readers if name in flavors), None)
         if onnx is not None:
-            score = _onnx(onnx, len(features))
+            scoring = Scoring(_onnx(onnx, len(features)), _explainer(native, len(features)) if native else None)
         elif native is not None:
-            score = _lightgbm(native, len(features))
+            scoring = Scoring(_lightgbm(native, len(features)), _explainer(native, len(features)))
+        elif other is not None:
+            scoring = self._readers[other]().read(Artifact(folder, flavors[other], features, categories))
         else:
             raise RefusedError(f"the model folder has neither model.onnx nor model.txt, only the flavors {', '.join(flavors) or 'none'}")
-        model = TabularModel(features, categories, score)
+        model = TabularModel(features, categories, scoring)
         _warm_up(model, folder, manifest)
         return model
 
 
-class TabularModel:
+class TabularModel(LoadedModel):
     """A `LoadedModel`: texts become their category's index (unknown or null: -1), nulls NaN, everything float64."""
 
-    def __init__(
-        self, features: tuple[str, ...], categories: Mapping[str, Sequence[str]], score: Callable[[npt.NDArray[np.float64]], Scores]
-    ) -> None:
+    def __init__(self, features: tuple[str, ...], categories: Mapping[str, Sequence[str]], scoring: Scoring) -> None:
         self.features = features
         self.texts = frozenset(categories)
         self._codes = [
@@ -54,11 +64,23 @@ class TabularModel:
             for i, name in enumerate(features)
             if name in categories
         ]
-        self._score = score
+        self._score = scoring.score
+        self.apart = scoring.apart
+        self._explain = scoring.explain
 
     def predict(self, rows: Sequence[Sequence[Any]]) -> Scores:
         """Score rows of values in `features` order, shape (n,). Raises `InvalidError` naming the column that is no number."""
         return self._score(self.matrix(rows))
+
+    def score(self, x: Matrix) -> Scores:
+        """See `LoadedModel.score`."""
+        return self._score(x)
+
+    def explain(self, rows: Sequence[Sequence[Any]]) -> Matrix:
+        """See `LoadedModel.explain`."""
+        if self._explain is None:
+            return super().explain(rows)
+        return self._explain(self.matrix(rows))
 
     def decoded(self, row: list[Any]) -> list[Any]:
         """A row of MLflow's input example, in which texts may have been coded, as a request would bring it."""
@@ -116,22 +138,29 @@ def _manifest(folder: Path) -> Mapping[str, Any]:
     return manifest
 
 
-def _flavors(manifest: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+def _flavors(manifest: Mapping[str, Any], served: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
     flavors = manifest.get("flavors")
     if not isinstance(flavors, dict) or not all(isinstance(f, dict) for f in flavors.values()):
         raise RefusedError("MLmodel lists no flavors")
     pyfunc = flavors.get("python_function", {})
     loader = pyfunc.get("loader_module")
-    if "python_model" in pyfunc or "model_code_path" in pyfunc or (pyfunc and loader not in _SAFE_LOADERS):
+    if (
+        "python_model" in pyfunc
+        or "model_code_path" in pyfunc
+        or (pyfunc and loader not in [f"mlflow.{name}" for name in served if name in flavors])
+    ):
         raise RefusedError(
             f"the python_function flavor loads by {loader or 'its own code'}, which runs code from the artifact; "
-            "export the model to ONNX (flavors onnx and lightgbm are served)"
+            f"export the model to ONNX, or to a flavor that is served ({', '.join(served)})"
         )
     for name, flavor in flavors.items():
-        if str(flavor.get("serialization_format", flavor.get("pickled_model", ""))).strip():
-            raise RefusedError(f"the flavor {name} is a pickle ({flavor.get('serialization_format', 'pickle')}); export the model to ONNX")
-    if not {"onnx", "lightgbm"} & flavors.keys():
-        raise RefusedError(f"no flavor that is served: MLmodel has {', '.join(sorted(flavors)) or 'none'}; onnx and lightgbm are served")
+        form = str(flavor.get("serialization_format", flavor.get("pickled_model", ""))).strip()
+        if form and form not in _SAFE_FORMATS:
+            raise RefusedError(
+                f"the flavor {name} is a pickle ({flavor.get('serialization_format', 'pickle')}); export the model to ONNX or skops"
+            )
+    if not flavors.keys() & set(served):
+        raise RefusedError(f"no flavor that is served: MLmodel has {', '.join(sorted(flavors)) or 'none'}; {', '.join(served)} are served")
     return flavors
 
 
@@ -188,6 +217,21 @@ def _lightgbm(path: Path, width: int) -> Callable[[npt.NDArray[np.float64]], Sco
         return _positive(np.asarray(booster.predict(x, num_threads=1)))
 
     return score
+
+
+def _explainer(path: Path, width: int) -> Callable[[Matrix], Matrix]:
+    """SHAP values of LightGBM's trees (Lundberg et al. 2020, path-dependent), read when somebody first asks."""
+
+    @cache
+    def booster() -> Any:
+        import lightgbm
+
+        return lightgbm.Booster(model_file=str(path))
+
+    def explain(x: Matrix) -> Matrix:
+        return np.asarray(booster().predict(x, pred_contrib=True, num_threads=1), dtype=np.float64).reshape(len(x), width + 1)
+
+    return explain
 
 
 def _positive(out: npt.NDArray[Any]) -> Scores:

@@ -1,0 +1,1 @@
+"""XGBoost: models of gradient-boosted trees."""
