@@ -28,7 +28,8 @@ class Loader:
     """Reads what some views need of their table, as known at `until_us`."""
 
     def __init__(self, db: duckdb.DuckDBPyConnection, scan: Scan, table: Table, views: Sequence[FeatureView], until_us: int) -> None:
-        self._db, self._scan, self._table, self._until = db, scan, table, until_us
+        self.db, self.views = db, tuple(views)
+        self._scan, self._table, self._until = scan, table, until_us
         self._fields = fields_of(views)
         self._keys = sorted({k for v in views for k in v.keys})
         check_columns(table, scan, [*(f.column for f in self._fields if f.column), *self._keys])
@@ -36,17 +37,21 @@ class Loader:
         self._masks = {where: f"_w{i}" for i, where in enumerate(conditions(self._fields))}
         self._names: dict[Field | str, str] = {f: f"f_{i}" for i, f in enumerate(self._fields)} | dict(self._masks)
 
+    def of(self, view: FeatureView) -> Loader:
+        """The same for one of the views alone."""
+        return Loader(self.db, self._scan, self._table, [view], self._until)
+
     @cached_property
     def count(self) -> int:
         """How many rows the files hold."""
         if not self._scan.paths:
             return 0
-        found = self._db.sql("SELECT sum(num_rows) FROM parquet_file_metadata(?)", params=[list(self._scan.paths)]).fetchall()
+        found = self.db.sql("SELECT sum(num_rows) FROM parquet_file_metadata(?)", params=[list(self._scan.paths)]).fetchall()
         return int(found[0][0])
 
     @cached_property
     def _revised(self) -> Revised:
-        return revisions(self._db, self._scan, self._table, self._until)
+        return revisions(self.db, self._scan, self._table, self._until)
 
     @cached_property
     def _picked(self) -> dict[str, str]:
@@ -59,7 +64,7 @@ class Loader:
         if not self._scan.paths:
             return _empty(self._picked, self._names, self._scan)
         try:
-            found = self._db.sql(self._query(), params=[list(self._scan.paths)]).to_arrow_table()
+            found = self.db.sql(self._query(), params=[list(self._scan.paths)]).to_arrow_table()
         except _BROKEN as error:
             raise refused(self._table, list(self._masks), error) from error
         return self._rows(found)
@@ -72,7 +77,7 @@ class Loader:
             )
             target = f"COPY ({text}) TO '{spill}' (FORMAT parquet, PARTITION_BY (_part), COMPRESSION lz4, OVERWRITE_OR_IGNORE)"
             try:
-                self._db.execute(target, [list(self._scan.paths)])
+                self.db.execute(target, [list(self._scan.paths)])
             except _BROKEN as error:
                 raise refused(self._table, list(self._masks), error) from error
             for i in range(parts):
@@ -80,7 +85,7 @@ class Loader:
                 if not files:
                     yield _empty(self._picked, self._names, self._scan)
                     continue
-                found = self._db.sql("SELECT * FROM read_parquet(?, hive_partitioning = false)", params=[files]).to_arrow_table()
+                found = self.db.sql("SELECT * FROM read_parquet(?, hive_partitioning = false)", params=[files]).to_arrow_table()
                 yield self._rows(found)
 
     def _query(self, more: str = "", which: str = "true") -> str:

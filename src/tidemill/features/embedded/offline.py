@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ class DuckOfflineStore:
     """
 
     def __init__(self, *, threads: int = 2, memory_limit: str = "1GB", rows_at_once: int = 8_000_000) -> None:
-        self._rows_at_once = rows_at_once
+        self._threads, self._rows_at_once = threads, rows_at_once
         self._spill = spill = Path(tempfile.gettempdir()) / f"tidemill-duckdb-{os.getpid()}"
         config: dict[str, str | bool | int | float | list[str]] = {
             "threads": threads,
@@ -55,31 +56,43 @@ class DuckOfflineStore:
         until = _BEFORE_ALL if last is None else last
         times = np.asarray(pc.fill_null(at, 0).to_numpy(), dtype=np.int64)
         rows = SpineRows(spine, times, np.asarray(pc.is_null(at).to_numpy(), dtype=bool))
-        columns: dict[str, pa.ChunkedArray | pa.Array] = {}
-        for name in dict.fromkeys(v.table.name for v in views):
-            if name not in scans:
-                raise not_found("scan of table", name, scans)
-            columns |= self._table(rows, [v for v in views if v.table.name == name], scans[name], until)
+        columns: dict[str, pa.Array] = {}
+        for made in self._tables(rows, views, scans, until):
+            columns |= made
         for view in views:
             for column in view.columns:
                 spine = spine.append_column(column, columns[column])
         return spine
 
-    def _table(self, rows: SpineRows, views: Sequence[FeatureView], scan: Scan, until: int) -> dict[str, pa.Array]:
+    def _tables(
+        self, rows: SpineRows, views: Sequence[FeatureView], scans: Mapping[str, Scan], until: int
+    ) -> Iterator[dict[str, pa.Array]]:
+        """The columns of the views, table by table: side by side when all of them together are no more than goes through memory at once."""
+        loaders: list[Loader] = []
+        for name in dict.fromkeys(v.table.name for v in views):
+            if name not in scans:
+                raise not_found("scan of table", name, scans)
+            mine = [v for v in views if v.table.name == name]
+            loaders.append(Loader(self._db.cursor(), scans[name], mine[0].table, mine, until))
+        at_once = self._threads if sum(loader.count for loader in loaders) <= self._rows_at_once else 1
+        if at_once == 1 or len(loaders) == 1:
+            yield from (self._table(rows, loader) for loader in loaders)
+            return
+        with ThreadPoolExecutor(at_once, thread_name_prefix="tidemill-join") as pool:
+            yield from pool.map(lambda loader: self._table(rows, loader), sorted(loaders, key=lambda loader: -loader.count))
+
+    def _table(self, rows: SpineRows, loader: Loader) -> dict[str, pa.Array]:
         """The columns of all views of one table; when it is large, of one view and one part of its entities at a time."""
-        db = self._db.cursor()
-        loader = Loader(db, scan, views[0].table, views, until)
         parts = -(-loader.count // self._rows_at_once)
         if parts <= 1:
             taken = loader.all()
-            return {name: column for view in views for name, column in view_columns(rows, view, taken).items()}
+            return {name: column for view in loader.views for name, column in view_columns(rows, view, taken).items()}
         self._spill.mkdir(parents=True, exist_ok=True)
         columns: dict[str, pa.Array] = {}
-        for view in views:
-            part = spine_parts(db, rows.table, view.keys, parts)
-            loader = Loader(db, scan, view.table, [view], until)
+        for view in loader.views:
+            part = spine_parts(loader.db, rows.table, view.keys, parts)
             made: list[dict[str, pa.Array]] = []
-            for i, taken in enumerate(loader.parts(parts, self._spill)):
+            for i, taken in enumerate(loader.of(view).parts(parts, self._spill)):
                 made.append(view_columns(rows.take(np.flatnonzero(part == i)), view, taken))
             place = np.empty(len(part), dtype=np.int64)
             place[np.argsort(part, kind="stable")] = np.arange(len(part))

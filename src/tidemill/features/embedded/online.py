@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -15,12 +16,17 @@ _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS state (view TEXT, key TEXT, body BLOB NOT NULL, expires_us INTEGER, PRIMARY KEY (view, key)) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS cursor (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
 )
+_LARGE = "CREATE TABLE large (view TEXT, key TEXT, body BLOB NOT NULL, expires_us INTEGER, PRIMARY KEY (view, key))"
+_LARGE_BYTES = 32_768
+"""Larger bodies are in a table whose index holds keys alone: SQLite reads the whole row of whatever key a search in a `WITHOUT ROWID` table
+passes, and a table's remembered rows have megabytes."""
+_TABLES = ("state", "large")
 _ADD_EXPIRES = "ALTER TABLE state ADD COLUMN expires_us INTEGER"
 _DUE = "CREATE INDEX IF NOT EXISTS state_due ON state (expires_us) WHERE expires_us IS NOT NULL"
 _CACHE_KB = 65_536
 """Pages that a writer changes in one transaction stay in memory up to here."""
-_PUT_STATE = (
-    "INSERT INTO state (view, key, body, expires_us) VALUES (?, ?, ?, ?)"
+_PUT = (
+    "INSERT INTO {} (view, key, body, expires_us) VALUES (?, ?, ?, ?)"
     " ON CONFLICT DO UPDATE SET body = excluded.body, expires_us = excluded.expires_us"
 )
 _PUT_CURSOR = "INSERT INTO cursor VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value"
@@ -43,6 +49,7 @@ class SqliteOnlineStore:
         if "expires_us" not in {row[1] for row in self._db.execute("PRAGMA table_info(state)")}:
             self._db.execute(_ADD_EXPIRES)
         self._db.execute(_DUE)
+        self._part()
 
     def write(
         self, states: Mapping[tuple[str, str], bytes], cursors: Mapping[str, str], expires_us: Mapping[tuple[str, str], int] | None = None
@@ -51,23 +58,48 @@ class SqliteOnlineStore:
         if any(size > MAX_STATE_BYTES for size in map(len, states.values())):
             (view, key), body = max(states.items(), key=lambda item: len(item[1]))
             raise InvalidError(f"the state of {view!r} {key!r} has {len(body)} bytes; a state has {MAX_STATE_BYTES} at most")
-        rows = [(view, key, body, due.get((view, key))) for (view, key), body in states.items()]
-        with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                self._db.executemany(_PUT_STATE, rows)
-                self._db.executemany(_PUT_CURSOR, list(cursors.items()))
-                self._db.execute("COMMIT")
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
+        rows: dict[str, list[tuple[str, str, bytes, int | None]]] = {"state": [], "large": []}
+        for (view, key), body in states.items():
+            rows["state" if len(body) <= _LARGE_BYTES else "large"].append((view, key, body, due.get((view, key))))
+        with self._lock, self._transaction():
+            large = set(self._db.execute("SELECT view, key FROM large"))
+            self._forget(
+                "large", [(view, key) for view, key in large if len(states.get((view, key), b"")) <= _LARGE_BYTES and (view, key) in states]
+            )
+            self._forget("state", [(view, key) for view, key, *_ in rows["large"] if (view, key) not in large])
+            for table, some in rows.items():
+                self._db.executemany(_PUT.format(table), some)
+            self._db.executemany(_PUT_CURSOR, list(cursors.items()))
+
+    def _forget(self, table: str, keys: Sequence[tuple[str, str]]) -> None:
+        self._db.executemany(f"DELETE FROM {table} WHERE view = ? AND key = ?", keys)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+
+    def _part(self) -> None:
+        """Have a table for large bodies; a store from before there was one has them in the other."""
+        if self._db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'large'").fetchone():
+            return
+        with self._transaction():
+            if not self._db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'large'").fetchone():
+                self._db.execute(_LARGE)
+                self._db.execute("INSERT INTO large SELECT view, key, body, expires_us FROM state WHERE length(body) > ?", (_LARGE_BYTES,))
+                self._db.execute("DELETE FROM state WHERE length(body) > ?", (_LARGE_BYTES,))
 
     def read(self, keys: Sequence[tuple[str, str]]) -> list[bytes | None]:
         if len(keys) <= _FEW:
             if not keys:
                 return []
             with self._lock:
-                return list(self._db.execute(_few(len(keys)), [part for key in keys for part in key]).fetchone())
+                return list(self._db.execute(_few(len(keys)), [part for key in keys for part in (*key, *key)]).fetchone())
         found: list[bytes | None] = []
         with self._lock:
             self._db.execute("BEGIN")
@@ -92,15 +124,14 @@ class SqliteOnlineStore:
             return dict(self._db.execute("SELECT name, value FROM cursor").fetchall())
 
     def clear(self, view: str) -> None:
-        with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            self._db.execute("DELETE FROM state WHERE view = ?", (view,))
+        with self._lock, self._transaction():
+            for table in _TABLES:
+                self._db.execute(f"DELETE FROM {table} WHERE view = ?", (view,))
             self._db.execute("DELETE FROM cursor WHERE name = ?", (view,))
-            self._db.execute("COMMIT")
 
     def sweep(self, now_us: int) -> int:
-        with self._lock:
-            return self._db.execute("DELETE FROM state WHERE expires_us <= ?", (now_us,)).rowcount
+        with self._lock, self._transaction():
+            return sum(self._db.execute(f"DELETE FROM {table} WHERE expires_us <= ?", (now_us,)).rowcount for table in _TABLES)
 
     def lost(self) -> list[str]:
         return []
@@ -113,10 +144,12 @@ class SqliteOnlineStore:
 
 @cache
 def _few(n: int) -> str:
-    return "SELECT " + ", ".join(["(SELECT body FROM state WHERE view = ? AND key = ?)"] * n)
+    one = "coalesce((SELECT body FROM state WHERE view = ? AND key = ?), (SELECT body FROM large WHERE view = ? AND key = ?))"
+    return "SELECT " + ", ".join([one] * n)
 
 
 @cache
 def _many(n: int) -> str:
     asked = ", ".join(f"({i}, ?, ?)" for i in range(n))
-    return f"WITH asked (i, v, k) AS (VALUES {asked}) SELECT i, body FROM asked JOIN state ON view = v AND key = k"
+    found = " UNION ALL ".join(f"SELECT i, body FROM asked CROSS JOIN {table} ON view = v AND key = k" for table in _TABLES)
+    return f"WITH asked (i, v, k) AS (VALUES {asked}) {found}"
