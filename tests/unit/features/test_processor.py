@@ -14,6 +14,7 @@ from tidemill.core.definitions import Definitions, Entity, FeatureView, Table
 from tidemill.core.errors import InvalidError, NotFoundError
 from tidemill.core.instants import DAY_US, parse_duration
 from tidemill.features.embedded import OnlineReader, SqliteOnlineStore, TileProcessor, ViewProcessor
+from tidemill.features.embedded.memory import segments
 
 MINUTE = parse_duration("1m")
 PLACE = Entity("place")
@@ -218,6 +219,25 @@ def test_segments_stay_few_and_rows_small(tmp_path: Path) -> None:
     assert again.rows.number.tolist() == memory.rows.number.tolist() == list(range(1, 1001))
     assert sum(values.nbytes for _, values in memory.rows._chunks) / 1000 + 5 * 8 + 2 * 8 <= 100
     assert len(memory.rows._chunks) <= 10
+
+
+def test_more_rows_at_once_than_a_store_takes_in_a_body(tmp_path: Path) -> None:
+    """Rows of 1 MB, 40 of them in one commit and then nine commits of one: pieces stay as they are, and all rows come back."""
+    processor = TileProcessor(SqliteOnlineStore(tmp_path / "o.db"), BOTH)
+    level = "x" * 1_000_000
+    processor.push("pings", pings(*((i, f"{i}{level}") for i in range(40))))
+    processor.commit()
+    for i in range(40, 49):
+        processor.push("pings", pings((i, "low")))
+        processor.commit()
+    memory = processor._tables["pings"]
+    store = SqliteOnlineStore(tmp_path / "o.db")
+    sizes = [len(body) for body in store.read(segments(PINGS, {"segments": memory._segments})) if body is not None]
+    assert max(sizes) <= 16 << 20
+    assert len(sizes) == len(memory._segments) <= 6
+    again = TileProcessor(store, BOTH)
+    assert again._tables["pings"].rows.number.tolist() == list(range(1, 50))
+    assert read(again, 39.5)["alive__level"] == f"39{level}"
 
 
 def test_a_column_of_another_type_is_refused_by_name(tmp_path: Path) -> None:

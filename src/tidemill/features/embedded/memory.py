@@ -36,6 +36,10 @@ _TOGETHER = 8
 """So many segments of one level become one of the next."""
 _BARE = 250_000
 """Rows without values in one segment."""
+_FULL_BYTES = 16 << 20
+"""A segment that would be larger becomes several, which stay as they are; a store takes bodies of a limited size."""
+_LASTING = -1
+"""The level of a segment that is never merged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,7 +289,7 @@ class TableMemory:
         states: dict[tuple[str, str], bytes] = {}
         first = int(np.searchsorted(self.rows.number, self._saved, side="right"))
         for start in range(first, self.rows.bare, _BARE):
-            self._segment(np.arange(start, min(start + _BARE, self.rows.bare)), -1, states)
+            self._segment(np.arange(start, min(start + _BARE, self.rows.bare)), _LASTING, states)
         first = max(first, self.rows.bare)
         if first < self.rows.length:
             self._segment(np.arange(first, self.rows.length), 0, states)
@@ -309,14 +313,19 @@ class TableMemory:
         return json.dumps({"digest": "unfinished", "segments": []})
 
     def _segment(self, places: Int64, level: int, states: dict[tuple[str, str], bytes]) -> None:
+        body = self.rows.dump(places)
+        if len(body) > _FULL_BYTES and len(places) > 1:
+            for part in np.array_split(places, min(-(-len(body) // _FULL_BYTES), len(places))):
+                self._segment(part, _LASTING, states)
+            return
         number, latest = self.rows.number[places], int(self.rows.horizon[places].max())
-        states[segment(self.table, self._next), "rows"] = self.rows.dump(places)
+        states[segment(self.table, self._next), "rows"] = body
         self._segments.append((self._next, latest, level, int(number[0]), int(number[-1])))
         self._next += 1
 
     def _merge(self, states: dict[tuple[str, str], bytes]) -> None:
         """Write the last segments as one when there are enough of one level."""
-        while len(last := self._segments[-_TOGETHER:]) == _TOGETHER and len({s[2] for s in last}) == 1:
+        while len(last := self._segments[-_TOGETHER:]) == _TOGETHER and last[0][2] != _LASTING and len({s[2] for s in last}) == 1:
             del self._segments[-_TOGETHER:]
             for name in (s[0] for s in last):
                 if states.pop((segment(self.table, name), "rows"), None) is None:
