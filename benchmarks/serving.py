@@ -85,7 +85,7 @@ def serve_tidemill(home: Path, port: int) -> None:
     (home / "token").write_text(tokens.make("bench"))
     table = Table("rows", "files:rows", event_time="at", known_time="at")
     service = Service("bench", features=FEATURES, label=Label("y", table, "y > 0", key="id"), spine=table, key="id")
-    log = SqlitePredictionLog(home / "predictions.db")
+    log = SqlitePredictionLog(home / "predictions.db", ahead=True)
     scorer = Scorer(service, compile_plan(service, Nothing()), LedgerRouter(ledger), OnnxRuntime(), registry, blobs, log)
     serve(build_app({"bench": scorer}, tokens, clock=clock), port=port)
 

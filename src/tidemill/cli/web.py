@@ -44,7 +44,7 @@ def build_models(platform: Platform) -> Any:
         reader = DegradedReader(service, platform.reader, notify=_events(platform, name))
         plan = compile_plan(service, reader, apply_on_demand)
         plan_for = Pins(plan, reader, apply_on_demand).plan_for
-        ports = (platform.router, platform.runtime, platform.registry, platform.blobs, platform.log)
+        ports = (platform.router, platform.runtime, platform.registry, platform.blobs, platform.server_log)
         scorers[name] = Scorer(service, plan, *ports, plan_for)
     return build_app(scorers, Tokens(platform.ledger, platform.clock), report=_counts(platform), **_beside(platform))
 

@@ -315,10 +315,18 @@ class Platform:
     @cached_property
     def log(self) -> PredictionLog:
         """The durable record of predictions; personal columns are in it as keyed hashes."""
+        return self._log(ahead=False)
+
+    @cached_property
+    def server_log(self) -> PredictionLog:
+        """The same as a model server writes to it: what it appends is put in order by whoever reads."""
+        return self._log(ahead=True)
+
+    def _log(self, *, ahead: bool) -> PredictionLog:
         from tidemill.serving import PrivateLog
         from tidemill.serving.embedded import SqlitePredictionLog
 
-        opened: PredictionLog = self._port("predictions", sqlite=lambda path: SqlitePredictionLog(_file(path)))
+        opened: PredictionLog = self._port("predictions", sqlite=lambda path: SqlitePredictionLog(_file(path), ahead=ahead))
         private = {name: private_columns(service) for name, service in self.definitions.services.items()}
         return PrivateLog(opened, private, self.masker) if any(private.values()) else opened
 

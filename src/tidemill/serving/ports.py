@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -131,8 +132,7 @@ class Router(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
+class Prediction(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One scored row. `values` are the model's inputs in `columns` order as used; `shadow` scores by a deployment that did not answer have role shadow.
 
     `degraded`: empty, or what stood for features that could not be read, `default` or `last_known`.
@@ -147,7 +147,7 @@ class Prediction:
     score: float
     columns: tuple[str, ...]
     values: tuple[Any, ...]
-    request: Mapping[str, Any] = field(default_factory=dict)
+    request: Mapping[str, Any] = msgspec.field(default_factory=dict)
     latency_us: int = 0
     degraded: str = ""
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy.typing as npt
 
 from tidemill.core.privacy import Masker
@@ -30,7 +30,7 @@ class PrivateLog:
     def _masked(self, p: Prediction) -> Prediction:
         private, mask = self._private[p.service], self._masker
         values = tuple(mask(v) if c in private else v for c, v in zip(p.columns, p.values, strict=True))
-        return replace(p, values=values, request={c: mask(v) if c in private else v for c, v in p.request.items()})
+        return msgspec.structs.replace(p, values=values, request={c: mask(v) if c in private else v for c, v in p.request.items()})
 
     def read(
         self, service: str, *, from_us: int = 0, until_us: int | None = None, roles: Iterable[Role] | None = None

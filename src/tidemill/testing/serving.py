@@ -7,11 +7,11 @@ import pickle
 import threading
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -212,7 +212,7 @@ _PREDICTIONS = st.builds(
 def prediction(i: int, **changes: Any) -> Prediction:
     """The i-th of a row of predictions a second apart."""
     made = Prediction(f"id-{i:06d}", "svc", "svc", 1, "live", i * 1_000_000, i / 7, COLUMNS, (i / 3, None, "UA"), {"origin": "JFK"})
-    return replace(made, **changes)
+    return msgspec.structs.replace(made, **changes)
 
 
 class PredictionLogContract(Contract):

@@ -50,3 +50,15 @@ class TestSqlitePredictionLog(PredictionLogContract):
     @pytest.fixture
     def reopen(self, tmp_path: Path) -> Callable[[], PredictionLog]:
         return partial(SqlitePredictionLog, tmp_path / "predictions.db")
+
+
+class TestJournal(PredictionLogContract):
+    """As a server writes."""
+
+    @pytest.fixture
+    def log(self, tmp_path: Path) -> PredictionLog:
+        return SqlitePredictionLog(tmp_path / "predictions.db", ahead=True)
+
+    @pytest.fixture
+    def reopen(self, tmp_path: Path) -> Callable[[], PredictionLog]:
+        return partial(SqlitePredictionLog, tmp_path / "predictions.db", ahead=True)

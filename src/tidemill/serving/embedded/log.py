@@ -1,10 +1,11 @@
-"""The prediction log in one SQLite file: WAL, fsync on every group."""
+"""The prediction log in one SQLite file, with a journal in front for servers; both with fsync on every group."""
 
 from __future__ import annotations
 
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tidemill.core.errors import InvalidError, UnavailableError
+from tidemill.serving.embedded.journal import Journal, claimed, frames, segments
 from tidemill.serving.ports import Prediction, Role
 
 _SCHEMA = """
@@ -22,6 +24,7 @@ CREATE TABLE IF NOT EXISTS prediction (
     at_us INTEGER NOT NULL, score REAL, columns INTEGER NOT NULL, inputs BLOB NOT NULL, request BLOB NOT NULL, latency_us INTEGER NOT NULL, degraded INTEGER NOT NULL DEFAULT 0);
 CREATE UNIQUE INDEX IF NOT EXISTS prediction_once ON prediction (id, version, role, service);
 CREATE INDEX IF NOT EXISTS prediction_time ON prediction (service, at_us);
+CREATE TABLE IF NOT EXISTS taken (segment TEXT PRIMARY KEY, until INTEGER NOT NULL) WITHOUT ROWID;
 """
 _FIELDS = "id, service, model, version, role, at_us, score, columns, inputs, request, latency_us, degraded"
 _ROLES: tuple[Role, ...] = ("live", "canary", "shadow")
@@ -30,17 +33,19 @@ _ONE = "(?,?,?,?,?,?,?,?,?,?,?,?)"
 _DEGRADED = ("", "default", "last_known")
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
+_predictions = msgspec.msgpack.Decoder(list[Prediction]).decode
+_PIECE = 20_000
+"""Predictions that are taken from the journal in one transaction."""
 _Row = tuple[Any, ...]
 
 
 class _Group:
     """The rows of one `append`, and what became of them."""
 
-    __slots__ = ("columns", "done", "error", "rows")
+    __slots__ = ("done", "error", "frame", "rows")
 
-    def __init__(self, rows: list[_Row], columns: set[tuple[str, ...]]) -> None:
-        self.rows = rows
-        self.columns = columns
+    def __init__(self, rows: list[_Row], frame: bytes) -> None:
+        self.rows, self.frame = rows, frame
         self.done = False
         self.error: UnavailableError | None = None
 
@@ -48,12 +53,14 @@ class _Group:
 class SqlitePredictionLog:
     """A `PredictionLog` in one file. Appends of many threads that meet are committed together, with one fsync.
 
-    Rows go in many to a statement: Python's sqlite3 gives up the interpreter lock once a statement, so a busy server's
-    event loop is asked for it a few times a group instead of once a row.
+    With `ahead`, for a server, appends go to a journal in a folder beside the file; whoever reads first takes them over, whatever its process:
+    a row with its place in the journal in one transaction, so each is there once.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, *, ahead: bool = False) -> None:
         self._path = str(path)
+        self._folder = Path(f"{self._path}-arrived")
+        self._journal = Journal(self._folder) if ahead else None
         self._meet = threading.Lock()
         self._commit = threading.Lock()
         self._waiting: list[_Group] = []
@@ -80,7 +87,7 @@ class SqlitePredictionLog:
     def append(self, predictions: Sequence[Prediction]) -> None:
         if not predictions:
             return
-        group = _Group([_row(p) for p in predictions], {p.columns for p in predictions})
+        group = _Group([], _frame(predictions)) if self._journal is not None else _Group([_row(p) for p in predictions], b"")
         with self._meet:
             self._waiting.append(group)
         with self._commit:
@@ -92,24 +99,74 @@ class SqlitePredictionLog:
             raise group.error
 
     def _store(self, groups: list[_Group]) -> None:
-        db = self._writer
         failure: UnavailableError | None = None
         try:
-            db.execute("BEGIN IMMEDIATE")
-            ids = self._columns(set().union(*(g.columns for g in groups)))
-            rows = [(*row[:7], ids[row[7]], *row[8:]) for group in groups for row in group.rows]
-            for start, size in _pieces(len(rows)):
-                values = [value for row in rows[start : start + size] for value in row]
-                db.execute(f"INSERT OR IGNORE INTO prediction ({_FIELDS}) VALUES {','.join([_ONE] * size)}", values)
-            db.execute("COMMIT")
-            self._column_ids.update(ids)
-        except sqlite3.Error as error:
+            if self._journal is not None:
+                self._journal.append([group.frame for group in groups])
+            else:
+                with self._transaction():
+                    self._insert([row for group in groups for row in group.rows])
+        except (sqlite3.Error, OSError) as error:
             failure = UnavailableError(f"the prediction log {self._path} cannot be written: {error}; free disk space or repair the disk")
             failure.__cause__ = error
-            self._undo()
         for group in groups:
             group.error = failure
             group.done = True
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        try:
+            self._writer.execute("BEGIN IMMEDIATE")
+            yield
+            self._writer.execute("COMMIT")
+        except BaseException:
+            self._undo()
+            raise
+
+    def _insert(self, rows: list[_Row]) -> None:
+        """Many rows to a statement: Python's sqlite3 gives up the interpreter lock once a statement."""
+        ids = self._columns({row[7] for row in rows})
+        for start, size in _pieces(len(rows)):
+            values = [value for row in rows[start : start + size] for value in (*row[:7], ids[row[7]], *row[8:])]
+            self._writer.execute(f"INSERT OR IGNORE INTO prediction ({_FIELDS}) VALUES {','.join([_ONE] * size)}", values)
+        self._column_ids.update(ids)
+
+    def _take_over(self) -> None:
+        """Put into the file what stands in journals."""
+        for segment in segments(self._folder):
+            with self._commit, suppress(FileNotFoundError):  # somebody else was through with it
+                try:
+                    with claimed(segment) as mine:
+                        while self._take_piece(segment):
+                            pass
+                        if mine:
+                            self._remove(segment)
+                except sqlite3.Error as error:
+                    raise UnavailableError(
+                        f"predictions in the journal {segment} cannot be put into {self._path}: {error}; they are safe where they are, "
+                        "free disk space or repair the disk"
+                    ) from error
+
+    def _take_piece(self, segment: Path) -> bool:
+        """Take some predictions over, with where they ended; say whether there may be more."""
+        with self._transaction():
+            found = self._writer.execute("SELECT until FROM taken WHERE segment = ?", (segment.name,)).fetchone()
+            start = until = found[0] if found else 0
+            rows: list[_Row] = []
+            for body, end in frames(segment, start):
+                rows += map(_row, _predictions(body))
+                until = end
+                if len(rows) >= _PIECE:
+                    break
+            if rows:
+                self._insert(rows)
+                self._writer.execute("INSERT OR REPLACE INTO taken VALUES (?, ?)", (segment.name, until))
+        return len(rows) >= _PIECE
+
+    def _remove(self, segment: Path) -> None:
+        with self._transaction():
+            segment.unlink()
+            self._writer.execute("DELETE FROM taken WHERE segment = ?", (segment.name,))
 
     def _columns(self, wanted: set[tuple[str, ...]]) -> dict[tuple[str, ...], int]:
         ids = {names: self._column_ids[names] for names in wanted if names in self._column_ids}
@@ -153,16 +210,19 @@ class SqlitePredictionLog:
         if roles is not None:
             codes = sorted({_CODE[role] for role in roles})
             where += f" AND role IN ({','.join(map(str, codes))})"
+        self._take_over()
         cursor = self._reader().cursor()
         cursor.arraysize = 1000
         for row in cursor.execute(f"SELECT {_FIELDS} FROM prediction WHERE {where} ORDER BY at_us, id, role, version", values):
             yield self._prediction(row)
 
     def find(self, prediction_id: str) -> list[Prediction]:
+        self._take_over()
         query = f"SELECT {_FIELDS} FROM prediction WHERE id = ? ORDER BY service, role = {_CODE['shadow']}, at_us, version"
         return [self._prediction(row) for row in self._reader().execute(query, (prediction_id,)).fetchall()]
 
     def scores(self, service: str, *, from_us: int = 0, until_us: int | None = None) -> Mapping[str, npt.NDArray[Any]]:
+        self._take_over()
         where, values = _window(service, from_us, until_us)
         query = f"SELECT id, version, role, at_us, score FROM prediction WHERE {where} ORDER BY at_us, id, role, version"
         rows = self._reader().execute(query, values).fetchall()
@@ -180,8 +240,19 @@ class SqlitePredictionLog:
         """Let go of the file; what was appended is already safe."""
         with self._commit:
             self._writer.close()
+            if self._journal is not None:
+                self._journal.close()
         if hasattr(self._local, "db"):
             self._local.db.close()
+
+
+def _frame(predictions: Sequence[Prediction]) -> bytes:
+    try:
+        return _encode(predictions)
+    except (TypeError, OverflowError):
+        for prediction in predictions:
+            _row(prediction)  # says which one
+        raise
 
 
 def _row(p: Prediction) -> _Row:
