@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+from msgspec.structs import replace as altered
 from tests.e2e.conftest import Story
 
 from tidemill.core.instants import DAY_US, HOUR_US
@@ -46,7 +47,7 @@ def _verify(platform: Platform, served: list[Prediction], scans: dict[str, Scan]
 
 def _changed(predictions: list[Prediction], change: Callable[[str, Any], Any]) -> Iterator[Prediction]:
     for p in predictions:
-        yield replace(p, values=tuple(change(c, v) for c, v in zip(p.columns, p.values, strict=True)))
+        yield altered(p, values=tuple(change(c, v) for c, v in zip(p.columns, p.values, strict=True)))
 
 
 def test_a_float32_cast_is_caught(story: Story, platform: Platform) -> None:
@@ -66,12 +67,12 @@ def test_nulls_read_as_zero_are_caught(story: Story, platform: Platform) -> None
 def test_a_timezone_shift_of_an_hour_is_caught(story: Story, platform: Platform) -> None:
     service = platform.definitions.service()
     served = _one_day(story, platform)
-    early = [replace(p, at_us=p.at_us - HOUR_US) for p in served]
+    early = [altered(p, at_us=p.at_us - HOUR_US) for p in served]
     shifted = {p.id: p for p in early}
     wrong = platform.offline.join(_spine(early), service.views, _scans(platform))
     rows = {row["id"]: row for row in wrong.to_pylist()}
     bug = [
-        replace(p, values=tuple(rows[p.id].get(c, v) if "__" in c else v for c, v in zip(p.columns, p.values, strict=True)))
+        altered(p, values=tuple(rows[p.id].get(c, v) if "__" in c else v for c, v in zip(p.columns, p.values, strict=True)))
         for p in served
         if p.id in shifted
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from msgspec.structs import replace as altered
 
 from tidemill.core.aggregates import count, latest, max_, mean
 from tidemill.core.definitions import Definitions, Entity, FeatureView, Label, Service, Table, on_demand
@@ -96,7 +97,7 @@ def serve(world: World, path: Path, trips: pa.Table) -> list[Prediction]:
 
 
 def changed(world: World, change: Change) -> ParityReport:
-    served = [replace(p, values=tuple(change(c, v) for c, v in zip(p.columns, p.values, strict=True))) for p in world.served]
+    served = [altered(p, values=tuple(change(c, v) for c, v in zip(p.columns, p.values, strict=True))) for p in world.served]
     return verify(SERVICE, served, DuckOfflineStore(), world.scans)
 
 
@@ -163,7 +164,7 @@ def test_columns_in_another_order_are_caught(world: World) -> None:
     def swapped(p: Prediction) -> Prediction:
         values = dict(zip(p.columns, p.values, strict=True))
         values[one], values[other] = values[other], values[one]
-        return replace(p, values=tuple(values[c] for c in p.columns))
+        return altered(p, values=tuple(values[c] for c in p.columns))
 
     report = verify(SERVICE, [swapped(p) for p in world.served], DuckOfflineStore(), world.scans)
     assert report.by_column[one] > 100
@@ -188,6 +189,6 @@ def test_another_type_and_another_word_are_caught(world: World) -> None:
 
 
 def test_rows_that_brought_their_inputs_are_left_out(world: World) -> None:
-    full = [replace(p, request={}) for p in world.served[:5]]
+    full = [altered(p, request={}) for p in world.served[:5]]
     report = verify(SERVICE, [*full, *world.served[5:7]], DuckOfflineStore(), world.scans)
     assert (report.rows, report.differences) == (2, 0)
