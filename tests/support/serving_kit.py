@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, cast
@@ -89,9 +89,11 @@ class Registry:
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
 
-    def get(self, name: str, version: int) -> ModelVersion:
-        table = schema.model_version
+    def get(self, name: str, version: int | str) -> ModelVersion:
+        table, alias = schema.model_version, schema.model_alias
         with self.ledger.read() as db:
+            if isinstance(version, str):
+                version = db.execute(sa.select(alias.c.version).where(alias.c.name == name, alias.c.alias == version)).scalar() or 0
             row = db.execute(sa.select(table.c.digest).where(table.c.name == name, table.c.version == version)).first()
         if row is None:
             raise not_found("model version", str(version), [])
@@ -130,6 +132,12 @@ class Stack:
             row = {"name": self.service.name, "version": version, "digest": digest, "run_id": f"run-{version}", "status": "registered"}
             insert_once(db, schema.model_version, {**row, "metrics": "{}", "meta": "{}", "at_us": version})
         return digest
+
+    def alias(self, name: str, version: int) -> None:
+        """Point an alias at a version."""
+        with self.ledger.write() as db:
+            where = {"name": self.service.name, "alias": name, "version": version, "decision_id": "decision", "at_us": version}
+            insert_once(db, schema.model_alias, where)
 
     def deploy(self, **roles: int | tuple[int, float]) -> None:
         """Replace the deployments: `deploy(live=1, canary=(2, 0.5), shadow=3)`."""
@@ -190,11 +198,12 @@ class Scope:
 class Local:
     """A `ModelServer` called in this process, without a network."""
 
-    def __init__(self, stack: Stack, *, token: bool = False, **settings: Any) -> None:
+    def __init__(self, stack: Stack, *others: Stack, token: bool = False, feedback: Any = None, **settings: Any) -> None:
         self.stack = stack
         self.scorer = stack.scorer()
         tokens = stack.tokens if token else None
-        self.app: ModelServer = build_app({stack.service.name: self.scorer}, tokens, clock=stack.clock, settings=Settings(**settings))
+        scorers = {stack.service.name: self.scorer} | {other.service.name: other.scorer() for other in others}
+        self.app: ModelServer = build_app(scorers, tokens, clock=stack.clock, settings=Settings(**settings), feedback=feedback)
 
     async def __aenter__(self) -> Self:
         self.app.__rsgi_init__(asyncio.get_running_loop())
@@ -211,6 +220,16 @@ class Local:
 
     async def infer(self, body: bytes, path: str = "/v2/models/late/infer", **headers: str) -> Reply:
         return await self.ask("POST", path, body, 1, **headers)
+
+
+def run(stack: Stack, script: Callable[[Local], Any], *others: Stack, **settings: Any) -> Any:
+    """What a script gets from a server in this process."""
+
+    async def go() -> Any:
+        async with Local(stack, *others, **settings) as local:
+            return await script(local)
+
+    return asyncio.run(go())
 
 
 def app_from_environment() -> ModelServer:

@@ -30,6 +30,7 @@ def up_command(project: Path, overrides: Sequence[str], port: int | None, servin
     Ctrl-C lets requests finish and stops all.
     """
     from tidemill.cli.supervisor import Supervisor, check_ports, only_one
+    from tidemill.cli.web import listens
 
     given = [*overrides]
     if port is not None:
@@ -40,11 +41,12 @@ def up_command(project: Path, overrides: Sequence[str], port: int | None, servin
         root, home, config = platform.project, platform.home, platform.config
         platform.definitions  # noqa: B018 - a broken definitions.py is reported here, not by three dying processes
         with only_one(home):
-            addresses = {"api": (config.api.host, config.api.port), "server": (config.serving.host, config.serving.port)}
+            host, number = listens(config.serving)
+            addresses = {"api": (config.api.host, config.api.port), "server": (host, number)}
             check_ports(addresses)
             secret = first_token(platform)
             click.echo(f"console  http://{config.api.host}:{config.api.port}{_login(platform, secret)}   logs in once, within ten minutes")
-            click.echo(f"models   http://{config.serving.host}:{config.serving.port}/v2")
+            click.echo(f"models   http://{host}:{number}/v2")
             if secret:
                 click.echo(f"token    {click.style(secret, bold=True)}   shown only now; it is stored as a hash")
                 click.echo("         export TIDEMILL_TOKEN with it for `tidemill predict`; the console asks for it once")

@@ -6,13 +6,14 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tidemill.cli.options import opened
 
 if TYPE_CHECKING:
+    from tidemill.platform.config import ServingConfig
     from tidemill.platform.root import Platform
 
 PROJECT, OVERRIDES = "TIDEMILL_PROJECT", "TIDEMILL_OVERRIDES"
@@ -39,14 +40,16 @@ def build_models(platform: Platform) -> Any:
     from tidemill.serving import DegradedReader, Pins, Scorer, Tokens, compile_plan
     from tidemill.serving.server import build_app
 
-    scorers = {}
-    for name, service in platform.definitions.services.items():
+    scorers, only = {}, platform.config.serving.service
+    chosen = platform.definitions.services if only is None else {only: platform.definitions.service(only)}
+    for name, service in chosen.items():
         reader = DegradedReader(service, platform.reader, notify=_events(platform, name))
         plan = compile_plan(service, reader, apply_on_demand)
         plan_for = Pins(plan, reader, apply_on_demand).plan_for
         ports = (platform.router, platform.runtime, platform.registry, platform.blobs, platform.server_log)
         scorers[name] = Scorer(service, plan, *ports, plan_for)
-    return build_app(scorers, Tokens(platform.ledger, platform.clock), report=_counts(platform), **_beside(platform))
+    tokens, beside = Tokens(platform.ledger, platform.clock), _beside(platform)
+    return build_app(scorers, tokens, report=_counts(platform), feedback=_feedback(platform), **beside)
 
 
 def _counts(platform: Platform) -> Any:
@@ -61,6 +64,17 @@ def _counts(platform: Platform) -> Any:
             tallies.state(db, process, counted, at_us=platform.clock.now_us())
 
     return report
+
+
+def _feedback(platform: Platform) -> Any:
+    """States labels as their writer, through the store of labels."""
+    from tidemill.monitoring.labels import Stated, push_labels
+
+    def state(service: str, values: Mapping[str, float], who: str) -> int:
+        stated, label = [Stated(key, value) for key, value in values.items()], platform.definitions.services[service].label
+        return push_labels(label, who, stated, platform.labels, now_us=platform.clock.now_us())
+
+    return state
 
 
 def _events(platform: Platform, service: str) -> Any:
@@ -100,10 +114,12 @@ def _beside(platform: Platform) -> dict[str, Any]:
 
 
 def _settings(platform: Platform) -> Any:
+    from tidemill.serving.contracts import contract_of
     from tidemill.serving.http import Settings
 
     given = platform.config.serving
-    return Settings(max_body_bytes=given.max_body_bytes, allow_at=given.allow_at)
+    contract = None if given.contract is None else contract_of(given.contract, os.environ)
+    return Settings(max_body_bytes=given.max_body_bytes, allow_at=given.allow_at, contract=contract)
 
 
 def _feature_routes(platform: Platform) -> Any:
@@ -152,7 +168,17 @@ def serve_models(project: Path, overrides: Sequence[str], factory: str = "models
     root = find_project(project)
     where = load_config(root, overrides).serving
     os.environ[PROJECT], os.environ[OVERRIDES] = str(root), json.dumps(list(overrides))
-    run(f"tidemill.cli.web:{factory}", where.host, where.port, where.workers)
+    run(f"tidemill.cli.web:{factory}", *listens(where), where.workers)
+
+
+def listens(where: ServingConfig) -> tuple[str, int]:
+    """Address and port of the model server: those of the platform whose contract it fulfils, or the configured ones."""
+    from tidemill.serving.contracts import contract_of
+
+    if where.contract is None:
+        return where.host, where.port
+    contract = contract_of(where.contract, os.environ)
+    return contract.host, contract.port
 
 
 def models() -> Any:

@@ -92,7 +92,8 @@ class ApiConfig:
 class ServingConfig:
     """Where the model server listens, in how many processes, and what it accepts.
 
-    `allow_at`: whether a request may say when it is answered (its parameter `at`), for demonstrations on past data.
+    `allow_at`: whether a request may say when it is answered (its parameter `at`), for demonstrations on past data. `service`: serve this
+    one alone, not all. `contract`: sagemaker, vertex or azureml: listen where, and answer as, that platform asks of a container.
     """
 
     host: str = "127.0.0.1"
@@ -100,6 +101,8 @@ class ServingConfig:
     workers: int = 1
     max_body_bytes: int = 8 * 1024 * 1024
     allow_at: bool = False
+    service: str | None = None
+    contract: Literal["sagemaker", "vertex", "azureml"] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import logging
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -9,6 +11,7 @@ from typing import Any, Protocol
 import msgspec
 
 from tidemill.core.errors import ConflictError, InvalidError, NotFoundError, RefusedError, TidemillError, UnavailableError
+from tidemill.serving.contracts import Contract
 
 logger = logging.getLogger(__name__)
 JSON = [("content-type", "application/json")]
@@ -28,6 +31,14 @@ class UnauthorisedError(RefusedError):
     """No token, or one that is not known."""
 
 
+class UnsupportedError(InvalidError):
+    """The body has a content type that is not read."""
+
+
+class NotAcceptableError(InvalidError):
+    """The caller accepts none of the content types that can be written."""
+
+
 class MethodError(InvalidError):
     """The path exists, for another method."""
 
@@ -36,6 +47,8 @@ _STATUS: tuple[tuple[type[TidemillError], int], ...] = (
     (TooLargeError, 413),
     (UnauthorisedError, 401),
     (MethodError, 405),
+    (NotAcceptableError, 406),
+    (UnsupportedError, 415),
     (InvalidError, 400),
     (NotFoundError, 404),
     (RefusedError, 403),
@@ -60,6 +73,7 @@ class Settings:
         linger_s: how long a stopping server still takes requests, asking each client to close its connection.
         drain_s: how long a stopping server waits for requests in flight.
         allow_at: whether a request may say when it is answered (parameter `at`), for demonstrations on past data.
+        contract: what a hosting platform asks of this process, or None.
     """
 
     max_body_bytes: int = 8 << 20
@@ -73,6 +87,7 @@ class Settings:
     linger_s: float = 0.25
     drain_s: float = 15.0
     allow_at: bool = False
+    contract: Contract | None = None
 
 
 class Http(Protocol):
@@ -126,3 +141,16 @@ async def read_body(length: str | None, http: Http, limit: int) -> bytes:
     if size > limit:
         raise TooLargeError(f"the body has more than {limit} bytes, the limit of this server; send fewer rows at once")
     return b"".join(pieces)
+
+
+def secret_of(authorization: str) -> str:
+    """The token of an authorization header: a bearer token, or the password of basic access, for clients that know nothing else."""
+    scheme, _, rest = authorization.partition(" ")
+    if scheme.lower() == "bearer":
+        return rest.strip()
+    if scheme.lower() != "basic":
+        return ""
+    try:
+        return base64.b64decode(rest.strip(), validate=True).decode().partition(":")[2]
+    except (binascii.Error, UnicodeDecodeError, ValueError):
+        return ""

@@ -25,10 +25,14 @@ def reply(value: Any, status: int = 200) -> Reply:
 
 def described(endpoint: Endpoint, version: int | None) -> dict[str, Any]:
     """Metadata of a model, or of one of its deployed versions."""
-    lineup = endpoint.scorer.lineup
-    texts = frozenset(name for model in lineup.models.values() for name in model.texts)
-    versions = [version] if version is not None else [d.version for d in lineup.deployments]
-    return protocol.metadata(endpoint.scorer.plan, versions, texts)
+    versions = [version] if version is not None else [d.version for d in endpoint.scorer.lineup.deployments]
+    return protocol.metadata(endpoint.scorer.plan, versions, texts_of(endpoint))
+
+
+def texts_of(endpoint: Endpoint) -> frozenset[str]:
+    """The columns that take texts."""
+    models = endpoint.scorer.lineup.models.values()
+    return endpoint.scorer.plan.texts.union(*(model.texts for model in models))
 
 
 class Pages:

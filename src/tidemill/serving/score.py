@@ -105,6 +105,7 @@ class Scorer:
         self._lineup = Lineup()
         self.tally = Tally(parse_duration(service.rollout.slow) if service.rollout.slow else 0)
         self._sticky = service.rollout.sticky if service.rollout.sticky != service.key else ""
+        self.released = False
 
     @property
     def lineup(self) -> Lineup:
@@ -120,8 +121,8 @@ class Scorer:
         """How a deployment's model gets its inputs."""
         return self._plan if deployment is None else lineup.plans.get(deployment.digest, self._plan)
 
-    def refresh(self) -> bool:
-        """Take over the router's deployments; say whether anything changed.
+    def refresh(self, *, again: bool = False) -> bool:
+        """Take over the router's deployments; say whether anything changed. `again`: also when its models were released.
 
         A canary or shadow that cannot be loaded is left out, its reason in `lineup.failures`; its requests go to live.
 
@@ -129,6 +130,9 @@ class Scorer:
             TidemillError: the live model cannot be loaded (`CorruptError`, `RefusedError` …). Whoever served before goes on.
         """
         with self._refreshing:
+            if self.released and not again:
+                return False
+            self.released = False
             before = self._lineup
             wanted = self._router.deployments(self.service.name)
             if tuple(d for d in wanted if d.id not in before.failures) == before.deployments:
@@ -157,9 +161,9 @@ class Scorer:
             return taken != before.deployments
 
     def release(self) -> None:
-        """Let go of all models; nothing answers until the next `refresh`."""
+        """Let go of all models; nothing answers until `refresh(again=True)`."""
         with self._refreshing:
-            self._lineup = Lineup()
+            self._lineup, self.released = Lineup(), True
 
     def _load(self, deployment: Deployment, registered: str, plan: Plan) -> LoadedModel:
         if registered != deployment.digest:

@@ -19,7 +19,7 @@ from tidemill.serving.board import Board
 from tidemill.serving.endpoint import Endpoint
 from tidemill.serving.feast import FeatureRoutes
 from tidemill.serving.feast.routes import openapi as feature_openapi
-from tidemill.serving.http import Http, MethodError, Reply, Settings, UnauthorisedError, failure, headers_of, problem, read_body
+from tidemill.serving.http import Http, MethodError, Reply, Settings, UnauthorisedError, failure, headers_of, problem, read_body, secret_of
 from tidemill.serving.pages import Pages, reply
 from tidemill.serving.ports import PredictionLog
 from tidemill.serving.protocols import PROTOCOLS, Asked, Feedback, Found, Host, Router, deployed, oip
@@ -81,7 +81,6 @@ class ModelServer:
         self._pages = Pages(
             self.endpoints, self.writers, tuple(self.shadows.values()), lambda: self.stopping, self._lags, features, streams
         )
-        self._unloaded: set[str] = set()
         self.host = Host(self.endpoints, settings, self._pages.is_ready, self._load, self._unload, _new_id, feedback)
         self._router = Router(PROTOCOLS, self.host)
         if self.endpoints:
@@ -144,30 +143,29 @@ class ModelServer:
 
     def refresh(self) -> dict[str, bool | str]:
         """Take over changed deployments of every service; answers per service whether it changed, or why it could not."""
-        return {name: self._refresh(endpoint) for name, endpoint in self.endpoints.items() if name not in self._unloaded}
+        return {name: self._refresh(endpoint) for name, endpoint in self.endpoints.items()}
 
     async def _load(self, endpoint: Endpoint) -> bool | str:
-        self._unloaded.discard(endpoint.scorer.service.name)
-        return await asyncio.get_running_loop().run_in_executor(None, self._refresh, endpoint)
+        return await asyncio.get_running_loop().run_in_executor(None, self._refresh, endpoint, True)
 
     def _unload(self, endpoint: Endpoint) -> None:
         if self._pages.board is not None:
             raise ConflictError("several processes answer here, and each would have to be told; restart with serving.workers=1 to unload")
-        self._unloaded.add(endpoint.scorer.service.name)
         endpoint.scorer.release()
         endpoint.problem = "unloaded by a request; POST /v2/repository/models/NAME/load brings it back"
 
-    def _refresh(self, endpoint: Endpoint) -> bool | str:
+    def _refresh(self, endpoint: Endpoint, again: bool = False) -> bool | str:
         scorer = endpoint.scorer
         try:
-            changed = scorer.refresh()
+            changed = scorer.refresh(again=again)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with a new model, the old one goes on answering
             reason = str(error) if isinstance(error, TidemillError) else repr(error)
             if endpoint.problem != reason:
                 logger.error("deployment.failed", extra={"service": scorer.service.name, "reason": reason})
             endpoint.problem = reason
             return reason
-        endpoint.problem = ""
+        if not scorer.released:
+            endpoint.problem = ""
         if changed:
             served = [f"{d.role}={d.version}" for d in scorer.lineup.deployments]
             logger.info("deployment.changed", extra={"service": scorer.service.name, "serves": served})
@@ -251,8 +249,7 @@ class ModelServer:
         now = self._clock.now_us()
         if known is None or known[1] < now:
             self._access.pop(header, None)
-            tokens = self._tokens
-            access = tokens.verify(header[7:].strip()) if tokens is not None and header[:7].lower() == "bearer " else None
+            access = None if self._tokens is None else self._tokens.verify(secret_of(header))
             if access is None:
                 raise UnauthorisedError("a token is needed: send 'Authorization: Bearer TOKEN' (tidemill up showed one at its first start)")
             if len(self._access) > 1000:
@@ -290,7 +287,7 @@ class ModelServer:
         """Answer by a protocol's route; what goes wrong has the protocol's shape, and a prediction is counted wherever it comes in."""
         started, route, counts = perf_counter(), found.route, None
         try:
-            who = self._authorise(scope, route.action) if route.action is not None else ""
+            who = self._authorise(scope, route.action) if route.action is not None and not route.is_open else ""
             name = found.names.get("service") or route.service
             endpoint = None if name is None else self.host.endpoint(name)
             if endpoint is not None and route.action == "predict":

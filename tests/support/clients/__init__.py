@@ -19,7 +19,7 @@ def ask_with(script: str, address: str, token: str) -> Any:
     """What a script of this folder prints; the test is skipped without the clients, or fails if TIDEMILL_LIVE names them."""
     python = os.environ.get("TIDEMILL_CLIENTS_PYTHON") or str(ROOT / ".venv-clients" / "bin" / "python")
     if not Path(python).exists():
-        told = "no client libraries: python -m venv .venv-clients && .venv-clients/bin/pip install 'tritonclient[http,grpc]' mlflow-skinny pandas"
+        told = "no client libraries: python -m venv .venv-clients && .venv-clients/bin/pip install 'tritonclient[http,grpc]' mlflow-skinny pandas scipy"
         if "clients" in os.environ.get("TIDEMILL_LIVE", "").split():
             pytest.fail(told)
         pytest.skip(told)

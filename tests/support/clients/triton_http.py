@@ -5,7 +5,7 @@ import sys
 from typing import Any
 
 import numpy as np
-import tritonclient.http as triton  # type: ignore[import-not-found,import-untyped,unused-ignore]
+import tritonclient.http as triton
 
 address, token = sys.argv[1:]
 headers = {"authorization": f"Bearer {token}"}

@@ -41,3 +41,13 @@ def test_tritonclient_over_http(running: tuple[str, str], stack: Stack) -> None:
     assert "lacks 'origin'" in said["bad"][1], said["bad"]
     assert said["bad"][0] == "400"
     assert (said["unloaded"], said["loaded"]) == (False, True)
+
+
+@pytest.mark.slow
+def test_mlflow_s_scoring_client(running: tuple[str, str], stack: Stack) -> None:
+    said = ask_with("mlflow_scoring", *running)
+    assert said["version"] == "3.0.0"
+    assert (said["frame"], said["keys"], said["rows"]) == ([SCORE] * 2, [SCORE], [SCORE] * 2)
+    assert "400" in said["bad"]
+    assert "lacks 'origin'" in said["bad"]
+    assert sorted(p.values for p in stack.log.read("late") if p.values[0] == 3.0) == [(3.0, "cloudy", "UA", 17.0, 6.0)] * 3

@@ -5,12 +5,11 @@ import gzip
 import json
 import struct
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.serving_kit import FULL, LOOKUP, Local, Reply, Stack, body, sigmoid, tensors
+from tests.support.serving_kit import FULL, LOOKUP, Local, Reply, Stack, body, run, sigmoid, tensors
 
 
 @pytest.fixture
@@ -20,14 +19,6 @@ def stack(tmp_path: Path) -> Stack:
         made.add(version)
     made.deploy(live=1, shadow=2)
     return made
-
-
-def run(stack: Stack, script: Callable[[Local], Any], **settings: Any) -> Any:
-    async def go() -> Any:
-        async with Local(stack, **settings) as local:
-            return await script(local)
-
-    return asyncio.run(go())
 
 
 def text(value: str) -> bytes:

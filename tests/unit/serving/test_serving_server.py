@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.serving_kit import FULL, Local, Reply, Stack, body
+from tests.support.serving_kit import FULL, Local, Reply, Stack, body, run
 
 from tidemill.core.errors import UnavailableError
 from tidemill.serving.embedded import SqlitePredictionLog
@@ -19,14 +19,6 @@ def stack(tmp_path: Path) -> Stack:
         made.add(version)
     made.deploy(live=1)
     return made
-
-
-def run(stack: Stack, script: Callable[[Local], Any], **settings: Any) -> Any:
-    async def go() -> Any:
-        async with Local(stack, **settings) as local:
-            return await script(local)
-
-    return asyncio.run(go())
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -67,9 +67,12 @@ class Asked:
 
     def new_id(self) -> str:
         """The id that the caller gives in a header, or a new one."""
-        given = self.header(ID)
+        return self.named(self.header(ID), f"the header {ID}")
+
+    def named(self, given: str, where: str) -> str:
+        """An id that the caller gives, or a new one."""
         if len(given) > _MAX_ID:
-            raise InvalidError(f"the header {ID} has {len(given)} characters; {_MAX_ID} at most")
+            raise InvalidError(f"{where} has {len(given)} characters; {_MAX_ID} at most")
         return given or self.host.make_id()
 
     async def score(self, call: Call) -> Scored:
@@ -94,6 +97,7 @@ class Route:
         told: what it does, for the reference and the OpenAPI description.
         action: what a token must allow; None asks for no token.
         service: whose route it is when the path does not name a service.
+        is_open: whether a platform in front has checked who asks, so that no token is wanted although `action` is done.
         takes: JSON schemas of the body by content type, empty when there is none.
     """
 
@@ -104,6 +108,7 @@ class Route:
     action: Action | None = "read"
     service: str | None = None
     takes: Mapping[str, Any] = field(default_factory=dict)
+    is_open: bool = False
 
     def regex(self) -> re.Pattern[str]:
         """What a path has to look like."""
@@ -126,8 +131,8 @@ class HttpProtocol(Protocol):
         ...
 
 
-Feedback = Callable[[str, str, float, str], int]
-"""States the label of a prediction: service, key, value and who says so; answers how many statements were new."""
+Feedback = Callable[[str, Mapping[str, float], str], int]
+"""States labels of predictions: service, values by prediction id, and who says so; answers how many statements were new."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,7 @@ def _operation(protocol: HttpProtocol, route: Route, services: Sequence[str]) ->
     operation: dict[str, Any] = {
         "tags": [protocol.name],
         "description": route.told,
-        "security": [] if route.action is None else [{"token": []}],
+        "security": [] if route.action is None or route.is_open else [{"token": []}],
         "responses": {"200": {"description": "done", "content": {"*/*": _JSON}}} | _errors(route.action),
     }
     if names := re.findall(r"\{(\w+)\}", route.pattern):

@@ -82,21 +82,80 @@ def of_columns(plan: Plan, columns: Mapping[str, Any], name: str, max_rows: int,
     return protocol.understood(protocol.Request(tensors, name), plan, max_rows=max_rows)  # type: ignore[arg-type]
 
 
-def of_records(plan: Plan, records: Sequence[Any], name: str, max_rows: int, where: str) -> Call:
-    """A call from rows that are objects. Those that name other columns than the first one lack or have too many."""
-    first = records[0] if records else None
-    if not isinstance(first, dict):
+def of_split(plan: Plan, value: Any, name: str, max_rows: int, where: str) -> Call:
+    """A call from a data frame as `to_dict("split")` writes it; without columns, rows are in the order of the model's inputs."""
+    if not isinstance(value, dict) or "data" not in value or value.keys() - {"columns", "data", "index"}:
+        raise InvalidError(f"{where} must be an object with columns, data and maybe index")
+    columns = listed(value["columns"], f"{where}.columns") if "columns" in value else None
+    if columns is not None and not all(isinstance(column, str) for column in columns):
+        raise InvalidError(f"{where}.columns must be texts, the names of the columns")
+    return of_rows(plan, listed(value["data"], f"{where}.data"), name, max_rows, f"{where}.data", columns)
+
+
+def listed(value: Any, where: str) -> list[Any]:
+    """The value, which has to be a list."""
+    if not isinstance(value, list):
+        raise InvalidError(f"{where} must be a list, not {_kind(value)}")
+    return value
+
+
+def with_parameters(call: Call, parameters: Any, where: str) -> Call:
+    """The call with what a protocol's parameters say: `at`, where the server allows it. Others are refused, for none would be honoured."""
+    if parameters is None:
+        return call
+    if not isinstance(parameters, dict):
+        raise InvalidError(f"{where} must be an object")
+    if unknown := sorted(parameters.keys() - {"at"}):
+        raise InvalidError(f"{where}.{unknown[0]} is not a parameter of this server, whose models take none; it reads {where}.at")
+    if "at" in parameters and not isinstance(parameters["at"], str):
+        raise InvalidError(f"{where}.at is an ISO 8601 text")
+    call.at = parameters.get("at")
+    return call
+
+
+def utf8(body: bytes) -> str:
+    """The body as text."""
+    try:
+        return body.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidError(f"the body is not UTF-8: {error.reason}") from error
+
+
+def json_lines(body: bytes) -> list[Any]:
+    """One JSON value a line."""
+    out = []
+    for i, line in enumerate(body.splitlines()):
+        if line.strip():
+            try:
+                out.append(_decode(line))
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                raise InvalidError(f"line[{i}] is not JSON: {error}") from error
+    return out
+
+
+def of_records(plan: Plan, records: Sequence[Any], name: str, max_rows: int, where: str, *, fill: bool = False) -> Call:
+    """A call from rows that are objects. One with other columns than the first is refused, or, with `fill`, has nulls."""
+    if not records:
         raise InvalidError(f"{where} is empty; send at least one row")
-    names = list(first)
+    first = records[0]
+    if not isinstance(first, dict):
+        raise InvalidError(f"{where}[0] is {_kind(first)}; each row is an object of columns")
+    if len(records) > max_rows:
+        raise InvalidError(f"{len(records)} rows in one request; send {max_rows} at most")
+    names = dict.fromkeys(first)
     for i, record in enumerate(records):
         if not isinstance(record, dict):
             raise InvalidError(f"{where}[{i}] is {_kind(record)}, and {where}[0] is an object")
-        if record.keys() != first.keys():
+        if record.keys() == first.keys():
+            continue
+        if fill:
+            names |= dict.fromkeys(record)
+        else:
             differ = sorted(set(record) ^ set(first))
             raise InvalidError(
                 f"{where}[{i}] has other columns than {where}[0]: {', '.join(map(repr, differ))}; send null for a missing value"
             )
-    return of_columns(plan, {column: [record[column] for record in records] for column in names}, name, max_rows, where)
+    return of_columns(plan, {column: [record.get(column) for record in records] for column in names}, name, max_rows, where)
 
 
 def of_rows(plan: Plan, rows: Sequence[Any], name: str, max_rows: int, where: str, columns: Sequence[str] | None = None) -> Call:
@@ -120,7 +179,8 @@ def of_instances(plan: Plan, instances: Any, name: str, max_rows: int, where: st
     """A call from a list of rows: objects, lists, scalars (for a model of one input), or objects with a list `features`."""
     if not isinstance(instances, list) or not instances:
         raise InvalidError(f"{where} must be a list of at least one row, not {_kind(instances)}")
-    if not isinstance(instances[0], dict):
+    single = list(instances[0]) == ["b64"] and "b64" not in plan.known if isinstance(instances[0], dict) else True
+    if single:
         return of_rows(plan, instances, name, max_rows, where)
     if list(instances[0]) == ["features"] and "features" not in plan.known:
         rows = [row["features"] if isinstance(row, dict) and list(row) == ["features"] else row for row in instances]
@@ -128,10 +188,10 @@ def of_instances(plan: Plan, instances: Any, name: str, max_rows: int, where: st
     return of_records(plan, instances, name, max_rows, where)
 
 
-def of_csv(plan: Plan, text: str, name: str, max_rows: int, *, header: bool | None = None) -> Call:
+def of_csv(plan: Plan, text: str, name: str, max_rows: int, texts: frozenset[str], *, header: bool | None = None) -> Call:
     """A call from CSV. The first line is a header when `header` says so, or, with None, when it consists of the service's columns.
 
-    Cells are numbers where the service does not want a text; an empty cell is null.
+    Cells are numbers except in the columns `texts`; an empty cell is null.
     """
     try:
         lines = [line for line in csv.reader(io.StringIO(text, newline=""), strict=True) if line]
@@ -143,7 +203,7 @@ def of_csv(plan: Plan, text: str, name: str, max_rows: int, *, header: bool | No
         names, lines = lines[0], lines[1:]
     else:
         names = list(plan.columns)
-    texts = plan.texts | {plan.service.key}
+    texts |= {plan.service.key}
     rows = [[_cell(cell, c in texts) for cell, c in zip(line, names, strict=False)] + line[len(names) :] for line in lines]
     return of_rows(plan, rows, name, max_rows, "csv", names)
 
