@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from tidemill.cli.options import actor, json_option, limit_option, opened, project_options
-from tidemill.cli.output import plain, show_json, show_rows
+from tidemill.cli.output import plain, show_facts, show_json, show_rows
 from tidemill.cli.retraining import show_decision
 from tidemill.core.errors import ConflictError, InvalidError
 
@@ -180,6 +180,40 @@ def show_prediction(where: tuple[Path, Sequence[str], str | None], prediction: s
             for p in found
         ]
     )
+
+
+@predict_command.command("log")
+@json_option
+@click.option("--archive", "now", is_flag=True, help="Archive what is old enough now, instead of waiting for `tidemill up`.")
+@click.pass_obj
+def prediction_log(where: tuple[Path, Sequence[str], str | None], as_json: bool, now: bool) -> None:
+    """Show where the predictions of the service are: in the fast log, and in the table that any engine reads."""
+    from tidemill.retraining.loop import keep_predictions
+    from tidemill.serving import table_of
+
+    project, overrides, service = where
+    with opened(project, overrides) as platform:
+        name = platform.definitions.service(service).name
+        moved = keep_predictions(platform.loop) if now else None
+        found, settings = platform.log.scores(name), platform.config.serving
+        snapshot = next((s for s in platform.tables.snapshots() if s.table == table_of(name)), None)
+        archived = snapshot.rows if snapshot else 0
+        at = found["at_us"]
+        facts: dict[str, Any] = {
+            "service": name,
+            "predictions": len(at),
+            "from_us": int(at.min()) if len(at) else None,
+            "until_us": int(at.max()) if len(at) else None,
+            "archived": archived,
+            "table": table_of(name) if snapshot else None,
+            "snapshot": snapshot.id if snapshot else None,
+            "files": list(platform.tables.scan(table_of(name)).paths) if snapshot and as_json else None,
+            "share": settings.log_share,
+            "hot": settings.log_hot,
+            "kept": settings.log_keep or "for ever",
+        }
+    facts |= {"moved": moved} if moved is not None else {}
+    show_facts({k: v for k, v in facts.items() if v is not None}, as_json=as_json, title=f"predictions of {name}")
 
 
 def _item(value: Any) -> Any:

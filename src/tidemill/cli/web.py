@@ -119,7 +119,7 @@ def _settings(platform: Platform) -> Any:
 
     given = platform.config.serving
     contract = None if given.contract is None else contract_of(given.contract, os.environ)
-    return Settings(max_body_bytes=given.max_body_bytes, allow_at=given.allow_at, contract=contract)
+    return Settings(max_body_bytes=given.max_body_bytes, allow_at=given.allow_at, contract=contract, log_share=given.log_share)
 
 
 def _feature_routes(platform: Platform) -> Any:

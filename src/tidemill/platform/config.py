@@ -94,6 +94,8 @@ class ServingConfig:
 
     `allow_at`: whether a request may say when it is answered (its parameter `at`), for demonstrations on past data. `service`: serve this
     one alone, not all. `contract`: sagemaker, vertex or azureml: listen where, and answer as, that platform asks of a container.
+    `log_share`: the share of predictions that is logged, 0 to 1, by their ids; `log_hot`: how long they stay in the fast log before they are
+    archived in the table `predictions_SERVICE`; `log_keep`: how long they are kept at all, empty for ever.
     """
 
     host: str = "127.0.0.1"
@@ -103,6 +105,9 @@ class ServingConfig:
     allow_at: bool = False
     service: str | None = None
     contract: Literal["sagemaker", "vertex", "azureml"] | None = None
+    log_share: float = 1.0
+    log_hot: str = "1d"
+    log_keep: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,12 +159,23 @@ def load_config(project: Path, overrides: Sequence[str] = (), *, home: Path | No
     parse_duration(config.parity.every)
     if not 0 <= config.parity.share <= 1:
         raise ConfigError(f"parity.share is {config.parity.share}; it must be 0 to 1, for example 0.01 for one row of a hundred")
+    _check_log(config.serving)
     for duration in (config.stream.skew, config.stream.pause, config.stream.feed, config.models.timeout):
         parse_duration(duration)
     if not 1 <= config.stream.batch <= 1_000_000:
         raise ConfigError(f"stream.batch is {config.stream.batch}; it must be 1 to 1,000,000 events")
     triggers_from(config)
     return config
+
+
+def _check_log(given: ServingConfig) -> None:
+    if not 0 <= given.log_share <= 1:
+        raise ConfigError(f"serving.log_share is {given.log_share}; it must be 0 to 1, for example 0.1 for one prediction of ten")
+    hot = parse_duration(given.log_hot)
+    if given.log_keep and parse_duration(given.log_keep) < hot:
+        raise ConfigError(
+            f"serving.log_keep={given.log_keep} is shorter than serving.log_hot={given.log_hot}; keep predictions at least until they are archived"
+        )
 
 
 def _compose(conf: Path | None, overrides: Sequence[str], project: Path, home: Path | None) -> Any:

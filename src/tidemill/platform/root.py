@@ -314,7 +314,7 @@ class Platform:
 
     @cached_property
     def log(self) -> PredictionLog:
-        """The durable record of predictions; personal columns are in it as keyed hashes."""
+        """The durable record of predictions; personal columns are in it as keyed hashes, older ones are read from their tables."""
         return self._log(ahead=False)
 
     @cached_property
@@ -323,10 +323,13 @@ class Platform:
         return self._log(ahead=True)
 
     def _log(self, *, ahead: bool) -> PredictionLog:
-        from tidemill.serving import PrivateLog
+        from tidemill.serving import ArchivedLog, PrivateLog, SampledLog
         from tidemill.serving.embedded import SqlitePredictionLog
 
         opened: PredictionLog = self._port("predictions", sqlite=lambda path: SqlitePredictionLog(_file(path), ahead=ahead))
+        opened = ArchivedLog(opened, lambda: self.tables)
+        if self.config.serving.log_share < 1:
+            opened = SampledLog(opened, self.config.serving.log_share)
         private = {name: private_columns(service) for name, service in self.definitions.services.items()}
         return PrivateLog(opened, private, self.masker) if any(private.values()) else opened
 

@@ -29,6 +29,7 @@ from tidemill.registry import ModelVersionCodec
 from tidemill.registry.ports import ModelRegistry, ModelVersion
 from tidemill.retraining import loop as stages
 from tidemill.retraining.ports import Cause, HoldoutRows, Loop, Sampling
+from tidemill.serving import Keeping
 from tidemill.tracking.ports import Tracker
 from tidemill.training import FrameSource, ModelCodec, ModelEvaluator, TrainingSetCodec
 from tidemill.training.ports import Evaluator, Trainer, TrainingSet, TrainingSource
@@ -130,11 +131,17 @@ def make_loop(
         triggers=triggers,
         alerts=platform.alerts,
         parity=Sampling(platform.config.parity.share, parse_duration(platform.config.parity.every)),
+        keeping=_keeping(platform),
         mask=platform.masker if any(map(private_columns, platform.definitions.services.values())) else None,
         writing=platform.writing,
         alone=lambda service: alone(platform.home / f"training-{service}.lock"),
         followed=lambda: _followed(platform),
     )
+
+
+def _keeping(platform: Platform) -> Keeping:
+    given = platform.config.serving
+    return Keeping(parse_duration(given.log_hot), parse_duration(given.log_keep) if given.log_keep else 0)
 
 
 def _followed(platform: Platform) -> bool:

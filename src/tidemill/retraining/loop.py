@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,6 +20,7 @@ import sqlalchemy as sa
 from tidemill import ingestion, monitoring, validation
 from tidemill.core import digests, ids
 from tidemill.core.definitions import Label, Service, Table
+from tidemill.core.errors import NotFoundError
 from tidemill.core.instants import DAY_US
 from tidemill.core.privacy import HIDDEN
 from tidemill.ingestion import IngestReport
@@ -29,11 +31,15 @@ from tidemill.retraining import skew, triggers
 from tidemill.retraining.features import feed
 from tidemill.retraining.parity import check_sample
 from tidemill.retraining.ports import Cause, Loop
+from tidemill.serving import table_of
+from tidemill.serving.archive import archive
 from tidemill.validation.ports import Audit, Profiler, SchemaStore
 
 FIRST_MONTH_US = 30 * DAY_US
 FOREVER_US = 2**62
 KEEP_SNAPSHOTS_US = 14 * DAY_US
+ARCHIVE_TURNS = 30
+"""Turns that archived something, after which the table is compacted."""
 
 
 @dataclass(slots=True)
@@ -82,6 +88,7 @@ def tick(loop: Loop, from_us: int) -> None:
         skew.check(loop, service)
         reconcile(loop, service)
     maintain(loop, every=30)
+    keep_predictions(loop)
 
 
 def ingest(loop: Loop) -> list[IngestReport]:
@@ -197,6 +204,31 @@ def maintain(loop: Loop, *, every: int, before: Callable[[], None] = lambda: Non
             before()
             loop.tables.maintain(name, now_us=loop.clock.now_us(), keep_us=KEEP_SNAPSHOTS_US)
             _save(loop, f"maintained:{name}", {"batches": count})
+
+
+def keep_predictions(loop: Loop) -> int:
+    """Move predictions that are old enough into their tables, and forget those that are too old; return how many were moved."""
+    now, moved = loop.clock.now_us(), 0
+    for name in loop.definitions.services:
+        rows = archive(loop.log, loop.tables, name, until_us=now - loop.keeping.hot_us)
+        moved += rows
+        done = _state(loop.ledger, f"archived:{name}")
+        turns, forgot = int(done.get("turns", 0)) + bool(rows), int(done.get("forgot_us", 0))
+        before = now - loop.keeping.keep_us if loop.keeping.keep_us and now - forgot >= DAY_US else 0
+        if before:
+            loop.log.drop(name, before_us=before)
+        if before or turns >= ARCHIVE_TURNS:
+            _maintain_archive(loop, name, before)
+            turns, forgot = 0, now if before else forgot
+        if rows or before:
+            _save(loop, f"archived:{name}", {"turns": turns, "forgot_us": forgot})
+    return moved
+
+
+def _maintain_archive(loop: Loop, service: str, before_us: int) -> None:
+    forget = ("at", before_us) if before_us else None
+    with suppress(NotFoundError):  # nothing was archived yet
+        loop.tables.maintain(table_of(service), now_us=loop.clock.now_us(), keep_us=KEEP_SNAPSHOTS_US, forget=forget)
 
 
 def _published_since(loop: Loop, marker: str, table: Table, reports: Sequence[IngestReport]) -> list[pa.Table]:

@@ -22,6 +22,7 @@ from tidemill.ledger.store import Ledger
 from tidemill.monitoring.ports import AlertSink, LabelStore, MetricSink, MetricSource
 from tidemill.pipelines.ports import Executor
 from tidemill.registry.ports import ModelRegistry, ModelVersion
+from tidemill.serving import Keeping
 from tidemill.serving.ports import PredictionLog, Router, Runtime
 from tidemill.tracking.ports import Tracker
 from tidemill.validation.ports import Audit, Profiler, SchemaStore
@@ -126,6 +127,7 @@ class Loop:
     alerts: AlertSink | None = None
     mask: Callable[[Any], Any] | None = None
     parity: Sampling = field(default_factory=Sampling)
+    keeping: Keeping = field(default_factory=Keeping)
     writing: Callable[[], AbstractContextManager[None]] = nullcontext
     alone: Callable[[str], AbstractContextManager[bool]] = lambda _service: nullcontext(True)
     followed: Callable[[], bool] = lambda: False

@@ -15,11 +15,12 @@ from tidemill.serving.http import Settings
 from tidemill.serving.metrics import ServiceMetrics
 from tidemill.serving.ports import Prediction
 from tidemill.serving.protocol import Call
+from tidemill.serving.sampled import said
 from tidemill.serving.score import Lineup, Scorer
 from tidemill.serving.shadow import Shadows
 from tidemill.serving.writer import Group, LogWriter
 
-Answered = tuple[Sequence[Prediction], bool]
+Answered = tuple[Sequence[Prediction], bool | str]
 _Waiting = list[tuple[Call, "asyncio.Future[Answered]"]]
 
 
@@ -126,7 +127,7 @@ class Endpoint:
             timer.cancel()
             for future, answers in answered:
                 if not future.done():
-                    future.set_result((answers, logged))
+                    future.set_result((answers, logged and said((a.id for a in answers), self._settings.log_share)))
 
         timer = self._loop.call_later(self._settings.log_timeout_s, tell, False)
         self._writer.submit(Group(group, tell))

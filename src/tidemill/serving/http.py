@@ -67,6 +67,7 @@ class Settings:
         max_keys: keys in one request to the feature server.
         inline_rows: groups up to this size are scored in the event loop, larger ones in a thread.
         poll_s: how often deployments are looked at for a change.
+        log_share: the share of predictions that the log keeps; an answer says when it is not among them.
         log_timeout_s: when the log takes longer than this, the answer goes out as `degraded`.
         backlog_rows: predictions kept in memory while the log is degraded.
         shadow_rows: answered rows that may wait for their shadows before they are dropped.
@@ -81,6 +82,7 @@ class Settings:
     max_keys: int = 50_000
     inline_rows: int = 256
     poll_s: float = 0.5
+    log_share: float = 1.0
     log_timeout_s: float = 5.0
     backlog_rows: int = 50_000
     shadow_rows: int = 10_000

@@ -152,6 +152,10 @@ class Prediction(msgspec.Struct, frozen=True, array_like=True, gc=False):
     degraded: str = ""
 
 
+THIN = ("",)
+"""The columns of a prediction whose inputs and request were archived; its one value is None."""
+
+
 class PredictionLog(Protocol):
     """The durable record of predictions.
 
@@ -160,6 +164,8 @@ class PredictionLog(Protocol):
         once: (service, id, version, role) is kept once; the first record stands.
         exact: values come back equal, floats bit by bit, None as None.
         ordered: `read` yields by time, then id.
+        claimed: a claimed batch has the same name and rows until it is made thin, whoever asks, whatever was killed.
+        thin: a thin row keeps id, version, role, time, score and latency, and is there once; its columns are `THIN`.
     """
 
     def append(self, predictions: Sequence[Prediction]) -> None:
@@ -178,4 +184,16 @@ class PredictionLog(Protocol):
 
     def scores(self, service: str, *, from_us: int = 0, until_us: int | None = None) -> Mapping[str, npt.NDArray[Any]]:
         """Columns id, version, role, at_us, score of the same rows, without inputs: arrays of one length."""
+        ...
+
+    def claim(self, service: str, *, until_us: int, limit: int) -> tuple[str, list[Prediction]]:
+        """A batch of whole predictions to be archived elsewhere, and its name: one that is claimed already, else the oldest with at_us < until_us."""
+        ...
+
+    def thin(self, batch: str) -> None:
+        """The rows of a claimed batch are safe elsewhere: make room. A batch that is thin already, or unknown, is no error."""
+        ...
+
+    def drop(self, service: str, *, before_us: int) -> int:
+        """Forget all predictions with at_us < before_us; return how many."""
         ...

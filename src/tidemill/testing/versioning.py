@@ -152,6 +152,23 @@ class TableStoreContract(Contract):
         assert read(store, "t", young.id) == [1, 2]
         assert store.scan("t", old.id).schema.names == SCHEMA.names
 
+    def test_forgotten(self, store: TableStore, clock: ReplayClock) -> None:
+        store.create("t", SCHEMA)
+        for i in range(4):
+            store.append("t", rows(2 * i, 2 * i + 1), batch=f"b{i}", branch="main")
+        store.append("t", rows(8).drop_columns(["at"]), batch="without a time", branch="main")
+        before = store.snapshots("t")[0]
+        clock.advance_to(clock.now_us() + DAY_US)
+        store.maintain("t", now_us=clock.now_us(), keep_us=10 * DAY_US, forget=("at", 3))
+        assert read(store, "t") == [3, 4, 5, 6, 7, 8]
+        assert read(store, "t", before.id) == list(range(9))
+        assert store.snapshots("t")[0].rows == 6
+        clock.advance_to(clock.now_us() + 20 * DAY_US)
+        store.maintain("t", now_us=clock.now_us(), keep_us=10 * DAY_US, forget=("at", 3))
+        assert read(store, "t") == [3, 4, 5, 6, 7, 8]
+        with pytest.raises(NotFoundError):
+            store.scan("t", before.id)
+
     @keeps("immutable")
     def test_a_snapshot_in_use_until_now_outlives_its_replacement(self, store: TableStore, clock: ReplayClock) -> None:
         store.create("t", SCHEMA)

@@ -45,6 +45,7 @@ class TableStore(Protocol):
         idempotent: an append with a `batch` that its table has taken before (on main or the branch) adds nothing.
         immutable: a snapshot that is tagged, or younger than the retention, reads the same for ever.
         serial: `publish` of a branch that main has moved past is redone on top of main, never lost.
+        forgotten: rows that a maintenance forgets are in no later snapshot, and no other row is touched.
         additive: `create` with more columns adds them, nullable; a change of type is an `InvalidError`.
     """
 
@@ -72,8 +73,11 @@ class TableStore(Protocol):
         """Keep a snapshot for ever under `name`; doing it again is a no-op."""
         ...
 
-    def maintain(self, table: str, *, now_us: int, keep_us: int) -> Mapping[str, int]:
-        """Compact small files and expire untagged snapshots older than `keep_us`; rows do not change. Returns counts of what was done."""
+    def maintain(self, table: str, *, now_us: int, keep_us: int, forget: tuple[str, int] | None = None) -> Mapping[str, int]:
+        """Compact small files and expire untagged snapshots older than `keep_us`; rows do not change. Returns counts of what was done.
+
+        `forget` names a column of times and an instant: rows before it leave main, and are gone with the snapshots that have them.
+        """
         ...
 
 

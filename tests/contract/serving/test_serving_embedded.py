@@ -1,15 +1,21 @@
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+from tidemill.core.clock import ReplayClock
 from tidemill.ledger import schema
 from tidemill.ledger.store import Ledger, insert_once
+from tidemill.serving.archive import archive, as_table
+from tidemill.serving.archived import ArchivedLog
 from tidemill.serving.embedded import LedgerRouter, OnnxRuntime, SqlitePredictionLog
-from tidemill.serving.ports import Deployment, PredictionLog, Router, Runtime
+from tidemill.serving.keeping import table_of
+from tidemill.serving.ports import Deployment, Prediction, PredictionLog, Router, Runtime
 from tidemill.testing.serving import PredictionLogContract, RouterContract, RuntimeContract
+from tidemill.versioning.embedded import IcebergTableStore
 
 
 class TestOnnxRuntime(RuntimeContract):
@@ -62,3 +68,47 @@ class TestJournal(PredictionLogContract):
     @pytest.fixture
     def reopen(self, tmp_path: Path) -> Callable[[], PredictionLog]:
         return partial(SqlitePredictionLog, tmp_path / "predictions.db", ahead=True)
+
+
+class _Archiving(ArchivedLog):
+    """Archives whatever is there before each look at it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._own = SqlitePredictionLog(folder / "predictions.db")
+        self._lake = IcebergTableStore(folder / "lake", f"sqlite:///{folder}/lake/catalog.db", ReplayClock(1))
+        super().__init__(self._own, lambda: self._lake)
+
+    def _move(self) -> None:
+        for service in ("svc", "other"):
+            archive(self._own, self._lake, service, until_us=2**62, piece=70)
+
+    def read(self, service: str, **window: Any) -> Iterator[Prediction]:
+        self._move()
+        yield from super().read(service, **window)
+
+    def thin(self, batch: str) -> None:
+        for service in ("svc", "other"):
+            name, rows = self._own.claim(service, until_us=0, limit=1)
+            if name == batch and rows:
+                self._lake.create(table_of(service), as_table(rows).schema)
+                self._lake.append(table_of(service), as_table(rows), batch=batch, branch="main")
+        super().thin(batch)
+
+    def find(self, prediction_id: str) -> list[Prediction]:
+        self._move()
+        return super().find(prediction_id)
+
+
+class TestArchivedLog(PredictionLogContract):
+    """Every guarantee holds for rows that are in the archive."""
+
+    @pytest.fixture
+    def log(self, tmp_path: Path) -> PredictionLog:
+        return _Archiving(tmp_path)
+
+    @pytest.fixture
+    def reopen(self, tmp_path: Path) -> Callable[[], PredictionLog]:
+        return partial(_Archiving, tmp_path)
+
+    def check_thin(self, log: PredictionLog, rows: Sequence[Prediction]) -> None:
+        assert list(log.read("svc"))[: len(rows)] == list(rows)

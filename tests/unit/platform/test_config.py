@@ -92,6 +92,8 @@ def test_a_single_trigger_can_be_changed_on_the_command_line(tmp_path: Path) -> 
         ({"config": "- a\n"}, [], ["conf/config.yaml must hold keys and values"]),
         ({}, ["retraining=nope"], ["override retraining=nope", "nope", "monthly"]),
         ({}, ["serving.prt=1"], ["override serving.prt=1", "serving.prt"]),
+        ({}, ["serving.log_share=1.5"], ["serving.log_share", "0 to 1"]),
+        ({}, ["serving.log_keep=1h"], ["serving.log_keep=1h", "shorter"]),
         ({}, ["serving.port=many"], ["serving.port", "whole number"]),
         ({}, ["retraining.triggers=[{kind: schedule}]"], ["retraining.triggers[0]", "every"]),
         ({}, ["retraining.triggers=[{kind: schedule, every: 3d, threshold: 1}]"], ["retraining.triggers[0]", "no threshold"]),

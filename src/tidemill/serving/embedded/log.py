@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tidemill.core.errors import InvalidError, UnavailableError
+from tidemill.serving.embedded.claims import Claims
 from tidemill.serving.embedded.journal import Journal, claimed, frames, segments
 from tidemill.serving.ports import Prediction, Role
 
@@ -50,7 +51,7 @@ class _Group:
         self.error: UnavailableError | None = None
 
 
-class SqlitePredictionLog:
+class SqlitePredictionLog(Claims):
     """A `PredictionLog` in one file. Appends of many threads that meet are committed together, with one fsync.
 
     With `ahead`, for a server, appends go to a journal in a folder beside the file; whoever reads first takes them over, whatever its process:
@@ -73,6 +74,7 @@ class SqlitePredictionLog:
             self._writer.executescript(_SCHEMA)
             if "degraded" not in {row[1] for row in self._writer.execute("PRAGMA table_info(prediction)")}:
                 self._writer.execute("ALTER TABLE prediction ADD COLUMN degraded INTEGER NOT NULL DEFAULT 0")
+            self._prepare(self._writer)
         except (sqlite3.Error, OSError) as error:
             raise UnavailableError(
                 f"the prediction log {self._path} cannot be opened: {error}; check the disk and its permissions"

@@ -25,7 +25,7 @@ class Scored:
 
     call: Call
     answers: Sequence[Prediction]
-    logged: bool
+    logged: bool | str
 
     @property
     def scores(self) -> list[float]:

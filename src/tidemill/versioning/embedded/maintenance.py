@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyiceberg.manifest import ManifestEntry
 from pyiceberg.table import Table
@@ -53,11 +54,15 @@ _MANIFESTS = 4
 """Manifests that a snapshot may have before they are written as one."""
 
 
-def maintain(table: Table, catalog: LocalCatalog, *, now_us: int, keep_us: int) -> Mapping[str, int]:
-    """Compact and expire in one commit; return counts of what was done."""
+Forget = tuple[str, int] | None
+"""A column of times and the instant before which rows go."""
+
+
+def maintain(table: Table, catalog: LocalCatalog, *, now_us: int, keep_us: int, forget: Forget = None) -> Mapping[str, int]:
+    """Compact, forget and expire in one commit; return counts of what was done."""
     _sweep(table)
     head = table.metadata.current_snapshot()
-    compacted, merged, written = _compact(table, head, now_us)
+    compacted, merged, written = _compact(table, head, now_us, forget)
     expired = _expirable(table, compacted or head, before_us=now_us - keep_us)
     counts = {"files_merged": merged, "files_written": written, "snapshots_expired": len(expired), "files_removed": 0}
     updates: list[Any] = []
@@ -83,23 +88,27 @@ def _garbage(table: Table, expired: Sequence[Snapshot], compacted: Snapshot | No
     return (_files(table, expired) - _files(table, kept)) | ({remembered} if remembered else set())
 
 
-def _compact(table: Table, head: Snapshot | None, now_us: int) -> tuple[Snapshot | None, int, int]:
-    """A snapshot with the rows of `head` in fewer files and one manifest; None when there is nothing to win."""
+def _compact(table: Table, head: Snapshot | None, now_us: int, forget: Forget) -> tuple[Snapshot | None, int, int]:
+    """A snapshot with the rows of `head` in fewer files and one manifest, without those to forget; None when there is nothing to win."""
     files = live(table, head)
     groups = list(_groups(files))
+    old = {entry.data_file.file_path for entry in files if forget and _begins_before(entry, *forget)}
     merged = sum(len(group) for group in groups if len(group) > 1)
-    if head is None or (not merged and len(manifests(table, head)) <= _MANIFESTS):
+    if head is None or (not merged and not old and len(manifests(table, head)) <= _MANIFESTS):
         return None, 0, 0
     identity = snapshot_id(table.name()[-1], "compact", head.snapshot_id)
     new: list[ManifestEntry] = []
     existing: list[ManifestEntry] = []
     removed: list[ManifestEntry] = []
     for number, group in enumerate(groups):
-        if len(group) == 1:
+        if len(group) == 1 and group[0].data_file.file_path not in old:
             existing.append(group[0])
             continue
         rows = pa.concat_tables(_read(table, entry) for entry in group)
-        new.append(added(write_rows(table, rows, f"{identity}-{number}"), group[-1].sequence_number))
+        if forget is not None:
+            rows = rows.filter(pc.fill_null(pc.greater_equal(_times(rows.column(forget[0])), forget[1]), True))
+        if rows.num_rows:
+            new.append(added(write_rows(table, rows, f"{identity}-{number}"), group[-1].sequence_number))
         removed += group
     properties = {AT: str(now_us), BATCH: "", BRANCH: "main", FORK: ""}
     sequence = table.metadata.next_sequence_number()
@@ -111,10 +120,23 @@ def _compact(table: Table, head: Snapshot | None, now_us: int) -> tuple[Snapshot
         new=new,
         existing=existing,
         removed=removed,
-        operation=Operation.REPLACE,
+        operation=Operation.OVERWRITE if old else Operation.REPLACE,
         properties=properties,
     )
     return made, merged, len(new)
+
+
+def _times(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return column.cast(pa.int64())
+
+
+def _begins_before(entry: ManifestEntry, column: str, before_us: int) -> bool:
+    """Whether a file has a row of before an instant; a file without the column has none."""
+    file = pq.ParquetFile(disk.local(entry.data_file.file_path))
+    if column not in file.schema_arrow.names:
+        return False
+    first = pc.min(_times(file.read([column], use_threads=False).column(0))).as_py()
+    return first is not None and first < before_us
 
 
 def _groups(files: Sequence[ManifestEntry]) -> Iterator[list[ManifestEntry]]:

@@ -113,8 +113,8 @@ class IcebergTableStore:
 
         self._change(table, attempt)
 
-    def maintain(self, table: str, *, now_us: int, keep_us: int) -> Mapping[str, int]:
-        return self._change(table, lambda held: maintenance.maintain(held, self._catalog, now_us=now_us, keep_us=keep_us))
+    def maintain(self, table: str, *, now_us: int, keep_us: int, forget: tuple[str, int] | None = None) -> Mapping[str, int]:
+        return self._change(table, lambda held: maintenance.maintain(held, self._catalog, now_us=now_us, keep_us=keep_us, forget=forget))
 
     def _create(self, table: str, wanted: pa.Schema) -> None:
         held = self._catalog.create_table_if_not_exists(
