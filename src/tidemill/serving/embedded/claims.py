@@ -9,8 +9,8 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
 
 import msgspec
 
@@ -26,24 +26,26 @@ CREATE INDEX IF NOT EXISTS prediction_claimed ON prediction (batch) WHERE batch 
 _CLAIMED = "SELECT batch FROM prediction WHERE batch > '-' AND service = ? LIMIT 1"
 
 
-class Claims:
-    """The half of a log in SQLite that archiving needs; the other half has the file."""
+class _File(Protocol):
+    """What the half that has the file offers."""
 
     _path: str
     _writer: sqlite3.Connection
     _commit: threading.Lock
 
-    def _reader(self) -> sqlite3.Connection:
-        raise NotImplementedError
+    def _reader(self) -> sqlite3.Connection: ...
 
-    def _prediction(self, row: tuple[Any, ...]) -> Prediction:
-        raise NotImplementedError
+    def _prediction(self, row: tuple[Any, ...]) -> Prediction: ...
 
-    def _undo(self) -> None:
-        raise NotImplementedError
+    def _undo(self) -> None: ...
 
-    def _take_over(self) -> None:
-        raise NotImplementedError
+    def _take_over(self) -> None: ...
+
+    def _change(self) -> AbstractContextManager[sqlite3.Connection]: ...
+
+
+class Claims:
+    """The half of a log in SQLite that archiving needs; the other half has the file."""
 
     @staticmethod
     def _prepare(db: sqlite3.Connection) -> None:
@@ -53,7 +55,7 @@ class Claims:
         db.executescript(_INDEXES)
 
     @contextmanager
-    def _change(self) -> Iterator[sqlite3.Connection]:
+    def _change(self: _File) -> Iterator[sqlite3.Connection]:
         with self._commit:
             try:
                 self._writer.execute("BEGIN IMMEDIATE")
@@ -68,7 +70,7 @@ class Claims:
                 self._undo()
                 raise
 
-    def claim(self, service: str, *, until_us: int, limit: int) -> tuple[str, list[Prediction]]:
+    def claim(self: _File, service: str, *, until_us: int, limit: int) -> tuple[str, list[Prediction]]:
         """As the port says."""
         fields = "id, service, model, version, role, at_us, score, columns, inputs, request, latency_us, degraded"
         self._take_over()
@@ -87,7 +89,7 @@ class Claims:
         )
         return batch, [self._prediction(row) for row in rows.fetchall()]
 
-    def thin(self, batch: str) -> None:
+    def thin(self: _File, batch: str) -> None:
         """As the port says."""
         if batch <= _THIN:
             return
@@ -102,7 +104,7 @@ class Claims:
                 [(encode((decode(inputs)[0], None)), encode({}), none, seq) for seq, inputs in rows],
             )
 
-    def drop(self, service: str, *, before_us: int) -> int:
+    def drop(self: _File, service: str, *, before_us: int) -> int:
         """As the port says."""
         self._take_over()
         with self._change() as db:
