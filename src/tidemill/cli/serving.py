@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from tidemill.cli.batch import batch_command
 from tidemill.cli.options import actor, json_option, limit_option, opened, project_options
 from tidemill.cli.output import plain, show_facts, show_json, show_rows
 from tidemill.cli.retraining import show_decision
@@ -218,3 +219,6 @@ def prediction_log(where: tuple[Path, Sequence[str], str | None], as_json: bool,
 
 def _item(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
+
+
+predict_command.add_command(batch_command)

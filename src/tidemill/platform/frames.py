@@ -67,7 +67,16 @@ def _rows(spine: str | Path | pa.Table | None, there: Definitions) -> pa.Table |
     elif spine is None or (isinstance(spine, str) and spine in there.tables):
         return None
     else:
-        rows = _file(Path(spine), there)
+        return listed_rows(Path(spine), there)
+    return _at_times(rows)
+
+
+def listed_rows(path: Path, there: Definitions) -> pa.Table:
+    """The rows of a Parquet or CSV file with a column `at`, that as microseconds in UTC. Raises `NotFoundError`, `InvalidError`."""
+    return _at_times(_file(path, there))
+
+
+def _at_times(rows: pa.Table) -> pa.Table:
     if AT not in rows.column_names:
         raise InvalidError(f"the rows lack {AT!r}, the time that each is asked about; they have {', '.join(rows.column_names)}")
     kind = rows.schema.field(AT).type

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -20,10 +21,14 @@ Matrix = npt.NDArray[np.float64]
 
 
 class LoadedModel(Protocol):
-    """A model in memory. `features` are its input columns in order, `texts` those of them that take text; `apart`: it runs in another process."""
+    """A model in memory. `features` are its input columns in order, `texts` those of them that take text, `categories` the values behind their codes.
+
+    `apart`: it runs in another process.
+    """
 
     features: tuple[str, ...]
     texts: frozenset[str]
+    categories: Mapping[str, Sequence[str]] = MappingProxyType({})
     apart: bool = False
 
     def predict(self, rows: Sequence[Sequence[Any]]) -> npt.NDArray[np.float64]:

@@ -4,7 +4,8 @@ from tidemill.training.codecs import ModelCodec, TrainingSetCodec
 from tidemill.training.learners import deterministic, lightgbm_model, policy, provenance, score
 from tidemill.training.measure import ModelEvaluator
 from tidemill.training.package import pack_model, read_model
-from tidemill.training.rows import encode
+from tidemill.training.pieces import SpinePieces, pieces
+from tidemill.training.rows import encode, encode_columns
 from tidemill.training.source import FrameSource
 from tidemill.training.steps import evaluate, holdout, training_set
 
@@ -12,13 +13,16 @@ __all__ = [
     "FrameSource",
     "ModelCodec",
     "ModelEvaluator",
+    "SpinePieces",
     "TrainingSetCodec",
     "deterministic",
     "encode",
+    "encode_columns",
     "evaluate",
     "holdout",
     "lightgbm_model",
     "pack_model",
+    "pieces",
     "policy",
     "provenance",
     "read_model",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -25,15 +25,20 @@ def encode(rows: TrainingSet) -> tuple[Matrix, npt.NDArray[np.float64]]:
         X: (n, features) float64 in `features` order; texts by category code (unknown or null: -1), nulls NaN.
         y: (n,) float64.
     """
-    x = np.empty((len(rows), len(rows.features)), dtype=np.float64)
-    for i, name in enumerate(rows.features):
-        x[:, i] = _column(rows.table.column(name), name, rows.categories)
-    return x, rows.table.column(LABEL).to_numpy().astype(np.float64)
+    return encode_columns(rows.table, rows.features, rows.categories), rows.table.column(LABEL).to_numpy().astype(np.float64)
 
 
-def _column(column: pa.ChunkedArray, name: str, categories: Mapping[str, tuple[str, ...]]) -> npt.NDArray[np.float64]:
+def encode_columns(table: pa.Table, features: Sequence[str], categories: Mapping[str, Sequence[str]]) -> Matrix:
+    """Columns of a table as a model sees them: (n, features) float64; see `encode`."""
+    x = np.empty((table.num_rows, len(features)), dtype=np.float64)
+    for i, name in enumerate(features):
+        x[:, i] = _column(table.column(name), name, categories)
+    return x
+
+
+def _column(column: pa.ChunkedArray, name: str, categories: Mapping[str, Sequence[str]]) -> npt.NDArray[np.float64]:
     if name in categories:
-        codes = pc.index_in(column.cast(pa.string()), value_set=pa.array(categories[name], pa.string()))
+        codes = pc.index_in(column.cast(pa.string()), value_set=pa.array(list(categories[name]), pa.string()))
         return np.asarray(pc.fill_null(codes, -1).to_numpy(), dtype=np.float64)
     kind = column.type
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):

@@ -184,22 +184,22 @@ class FrameSource:
         if not scan.paths:
             raise InvalidError(f"table {table.name!r} is empty; ingest it before training {service.name!r}")
         rows = ds.dataset([p.removeprefix("file://") for p in scan.paths], schema=scan.schema, format="parquet").to_table()
-        times = _times(rows, when or table.event_time, table.name) - service.lead_us
-        known = _us(rows, table.known_time)
+        times = column_times(rows, when or table.event_time, table.name) - service.lead_us
+        known = column_us(rows, table.known_time)
         if told and (early := int(np.count_nonzero(known <= times))):
             raise InvalidError(
                 f"{early:,} rows of table {table.name!r} were known by the time they are asked about, so features could hold the answer; "
                 "say with lead= (--lead) how long before, with at= (--at) when else, or name a table of events as the spine"
             )
         looked = np.full(len(times), until_us) if told else times
-        keep = known_at_own_time(_codes(rows, table.keys), known, looked) & (times <= until_us)
+        keep = known_at_own_time(key_codes(rows, table.keys), known, looked) & (times <= until_us)
         rows, times = rows.filter(pa.array(keep)), times[keep]
         ids = rows.column(service.key).cast(pa.string())
         order = np.lexsort((np.asarray(pc.rank(ids, tiebreaker="dense")), times))
         rows, times, ids = rows.take(pa.array(order)), times[order], ids.take(pa.array(order))
         _, first = np.unique(ids.to_numpy(zero_copy_only=False).astype(str), return_index=True)
         once = pa.array(np.sort(first))
-        return _with(_with(rows, AT, pa.array(times).cast(pa.timestamp("us", "UTC"))), "id", ids).take(once)
+        return with_column(with_column(rows, AT, pa.array(times).cast(pa.timestamp("us", "UTC"))), "id", ids).take(once)
 
 
 def known_at_own_time(keys: npt.NDArray[np.int64], known_us: npt.NDArray[np.int64], at_us: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
@@ -217,7 +217,7 @@ def known_at_own_time(keys: npt.NDArray[np.int64], known_us: npt.NDArray[np.int6
     return (known_us <= at_us) & ~replaced
 
 
-def _codes(rows: pa.Table, columns: tuple[str, ...]) -> npt.NDArray[np.int64]:
+def key_codes(rows: pa.Table, columns: tuple[str, ...]) -> npt.NDArray[np.int64]:
     """A number for each combination of values; -1 everywhere without columns."""
     named = [c for c in columns if c]
     out = np.zeros(rows.num_rows, dtype=np.int64)
@@ -238,7 +238,7 @@ def _labelled(spine: pa.Table, labels: pa.Table, key: str) -> pa.Table:
 def _with_label(spine: pa.Table, labels: pa.Table, key: str) -> pa.Table:
     place = pc.index_in(spine.column(key).cast(pa.string()), value_set=labels.column("key").cast(pa.string()))
     values = labels.column("value").combine_chunks().take(place.combine_chunks() if isinstance(place, pa.ChunkedArray) else place)
-    return _with(spine, LABEL, values.cast(pa.float64()))
+    return with_column(spine, LABEL, values.cast(pa.float64()))
 
 
 def _counts(service: Service, everything: pa.Table, labelled: pa.Table, until_us: int) -> dict[str, int]:
@@ -249,7 +249,7 @@ def _counts(service: Service, everything: pa.Table, labelled: pa.Table, until_us
     return {"labelled": labelled.num_rows, "pending": lacking.num_rows - censored, "censored": censored}
 
 
-def _with(table: pa.Table, name: str, column: Any) -> pa.Table:
+def with_column(table: pa.Table, name: str, column: Any) -> pa.Table:
     """The table with a column added or replaced."""
     return (
         table.set_column(table.column_names.index(name), name, column) if name in table.column_names else table.append_column(name, column)
@@ -263,14 +263,15 @@ def _need(wanted: Sequence[str], rows: pa.Table, spine: str) -> None:
         )
 
 
-def _times(rows: pa.Table, column: str, table: str) -> npt.NDArray[np.int64]:
+def column_times(rows: pa.Table, column: str, table: str) -> npt.NDArray[np.int64]:
     """The times in a column, which a person may have named. Raises `InvalidError` when it is not there, holds no times or lacks some."""
     if column not in rows.column_names:
         raise InvalidError(f"table {table!r} has no column {column!r}; it has {', '.join(rows.column_names)}")
     if not pa.types.is_timestamp(rows.schema.field(column).type) or rows.column(column).null_count:
         raise InvalidError(f"column {column!r} of table {table!r} does not say when: each row needs a timestamp there")
-    return _us(rows, column)
+    return column_us(rows, column)
 
 
-def _us(rows: pa.Table, column: str) -> npt.NDArray[np.int64]:
+def column_us(rows: pa.Table, column: str) -> npt.NDArray[np.int64]:
+    """The times in a column, microseconds."""
     return np.asarray(rows.column(column).cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy(), dtype=np.int64)

@@ -59,6 +59,7 @@ class TabularModel(LoadedModel):
     def __init__(self, features: tuple[str, ...], categories: Mapping[str, Sequence[str]], scoring: Scoring) -> None:
         self.features = features
         self.texts = frozenset(categories)
+        self.categories = categories
         self._codes = [
             (i, {value: float(code) for code, value in enumerate(categories[name])})
             for i, name in enumerate(features)
