@@ -27,7 +27,7 @@ from tidemill.ledger.store import Ledger, to_json
 from tidemill.monitoring.embedded import SqliteLabelStore
 from tidemill.monitoring.ports import LabelRow
 from tidemill.registry.embedded import LedgerRegistry
-from tidemill.serving.embedded import SqlitePredictionLog
+from tidemill.serving.embedded import OnnxRuntime, SqlitePredictionLog
 from tidemill.serving.ports import Prediction
 from tidemill.tracking.embedded import LedgerTracker
 from tidemill.validation import infer
@@ -57,6 +57,8 @@ class SamplePlatform:
     log: SqlitePredictionLog
     labels: SqliteLabelStore
     stream: LogStream
+    blobs: FileBlobStore
+    runtime: OnnxRuntime
 
 
 def empty(home: Path, definitions: Definitions = DEFINITIONS) -> SamplePlatform:
@@ -67,6 +69,7 @@ def empty(home: Path, definitions: Definitions = DEFINITIONS) -> SamplePlatform:
         clock, definitions, ledger, IcebergTableStore(home / "lake", f"sqlite:///{home / 'catalog.db'}", clock), SketchProfiler(),
         YamlSchemaStore(home / "schemas"), DuckOfflineStore(), LedgerRegistry(ledger, blobs), LedgerTracker(ledger),
         SqlitePredictionLog(home / "predictions.db"), SqliteLabelStore(home / "labels.db"), LogStream(home / "stream"),
+        blobs, OnnxRuntime(),
     )  # fmt: skip
 
 

@@ -24,11 +24,17 @@ _ERRORS: dict[int, type[TidemillError]] = {
 }
 
 
-def infer(url: str, service: Service, rows: Sequence[Mapping[str, Any]], token: str, *, timeout_s: float = 30.0) -> list[dict[str, Any]]:
-    """Score `rows`; one answer {"id", "score", "version"} each, in order. Raises what the server's status stands for."""
+def infer(
+    url: str, service: Service, rows: Sequence[Mapping[str, Any]], token: str, *, timeout_s: float = 30.0, explain: bool = False
+) -> list[dict[str, Any]]:
+    """Score `rows`; one answer {"id", "score", "version"} each, in order. Raises what the server's status stands for.
+
+    With `explain`, each has "contributions": what each feature adds, by name, and `base`.
+    """
     if urlsplit(url).scheme not in ("http", "https"):
         raise InvalidError(f"{url!r} is no http or https address")
-    body = json.dumps({"inputs": _inputs(service, rows)}).encode()
+    asks = {"parameters": {"explain": True}} if explain else {}
+    body = json.dumps({"inputs": _inputs(service, rows), **asks}).encode()
     headers = {"content-type": "application/json", **({"authorization": f"Bearer {token}"} if token else {})}
     target = f"{url.rstrip('/')}/v2/models/{quote(service.name)}/infer"
     request = urllib.request.Request(target, data=body, headers=headers)  # noqa: S310 - the scheme was checked
@@ -67,7 +73,13 @@ def _error(error: urllib.error.HTTPError, token: str) -> TidemillError:
 
 def _answers(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     outputs = {o["name"]: o["data"] for o in found["outputs"]}
+    told = next((o for o in found["outputs"] if o["name"] == "contributions"), None)
     scores = outputs.get("score", next(iter(outputs.values())))
     ids = outputs.get("id", [found.get("id")] * len(scores))
     versions = outputs.get("version", [found.get("model_version")] * len(scores))
-    return [{"id": i, "score": s, "version": v} for i, s, v in zip(ids, scores, versions, strict=True)]
+    answers = [{"id": i, "score": s, "version": v} for i, s, v in zip(ids, scores, versions, strict=True)]
+    if told is not None:
+        names, flat = told["parameters"]["columns"].split(", "), told["data"]
+        for row, answer in enumerate(answers):
+            answer["contributions"] = dict(zip(names, flat[row * len(names) : (row + 1) * len(names)], strict=True))
+    return answers

@@ -121,6 +121,11 @@ def show_why(found: Mapping[str, Any]) -> None:
         branch = behind.add(f"made by  {run['id']}  cause: {cause}, started {format_instant(run['started_us'])}")
         for table, snapshot in found["snapshots"].items():
             branch.add(f"read {table} at snapshot {snapshot}")
+    if found.get("contributions"):
+        added = tree.add("what each feature adds to the answer, before the model's link function")
+        for one in found["contributions"][:9] + [c for c in found["contributions"][9:] if c["name"] == "base"]:
+            value = "" if one["name"] == "base" else f" = {cell('', one['value'])}"
+            added.add(f"{one['adds']:+.4f}  {one['name']}{value}")
     features = tree.add("features")
     shown: set[str] = set()
     for feature in found["features"]:

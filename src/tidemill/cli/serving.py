@@ -101,6 +101,7 @@ def roll_back(where: tuple[Path, Sequence[str], str | None], as_json: bool) -> N
 )
 @click.option("--file", type=click.File("rb"), default=None, help="Requests as JSON lines; - is standard input.")
 @click.option("--url", default=None, help="The model server; default: the configured one on this machine.")
+@click.option("--explain", is_flag=True, help="Show what each feature adds to each answer, if the model can say.")
 @click.pass_context
 def predict_command(
     context: click.Context,
@@ -111,6 +112,7 @@ def predict_command(
     requests: Sequence[str],
     file: Any,
     url: str | None,
+    explain: bool,
 ) -> None:
     """Ask the running model server (`tidemill up`). The token is read from TIDEMILL_TOKEN."""
     context.obj = (project, overrides, service)
@@ -126,8 +128,11 @@ def predict_command(
     if not rows:
         raise InvalidError(f"nothing to ask; --request takes JSON with {', '.join(found.request_columns)}")
     serving = load_config(root, overrides).serving
-    answers = infer(url or f"http://{serving.host}:{serving.port}", found, rows, os.environ.get(TOKEN_VARIABLE, ""))
+    answers = infer(url or f"http://{serving.host}:{serving.port}", found, rows, os.environ.get(TOKEN_VARIABLE, ""), explain=explain)
     show_rows(answers, ["id", "score", "version"], as_json=as_json)
+    for answer in answers if explain and not as_json else ():
+        added = sorted(answer["contributions"].items(), key=lambda item: (item[0] == "base", -abs(item[1])))
+        show_rows([{"feature": n, "adds": f"{a:+.4f}"} for n, a in added], ["feature", "adds"], as_json=False, title=str(answer["id"]))
 
 
 def _request(text: str | bytes) -> dict[str, Any]:

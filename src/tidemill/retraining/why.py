@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from tidemill.core.definitions import FeatureView, Service
-from tidemill.core.errors import NotFoundError
+from tidemill.core.errors import InvalidError, NotFoundError, RefusedError
 from tidemill.core.privacy import hide, is_masked
 from tidemill.ledger import schema
 from tidemill.ledger.store import Ledger, from_json
@@ -50,6 +50,7 @@ def why(loop: Loop, prediction_id: str, *, rows: int = 20) -> dict[str, Any]:
         "run": _run(loop.ledger, version.run_id),
         "snapshots": dict(version.meta.get("snapshots", {})),
         "features": [feature for view in service.views for feature in _features(loop, view, answer, rows)] + _direct(service, answer),
+        "contributions": _contributions(loop, version, answer),
         "label": [_label(row) for row in loop.labels.history(service.label.name, prediction_id)],
     }
 
@@ -117,6 +118,21 @@ def _direct(service: Service, answer: Prediction) -> list[dict[str, Any]]:
     made = {feature.name: "on demand" for feature in service.on_demand}
     pairs = zip(answer.columns, answer.values, strict=True)
     return [{"name": name, "value": value, "from": made.get(name, "request"), "rows": []} for name, value in pairs if name not in looked_up]
+
+
+def _contributions(loop: Loop, version: ModelVersion, answer: Prediction) -> list[dict[str, Any]]:
+    """What each feature added to the answer, the largest first and the base last; nothing where the model cannot say or its inputs were masked."""
+    if any(map(is_masked, answer.values)):
+        return []
+    try:
+        model = loop.runtime.load(loop.blobs.fetch(version.digest))
+        if model.features != tuple(answer.columns):
+            return []
+        *added, base = model.explain([answer.values])[0].tolist()
+    except (InvalidError, NotFoundError, RefusedError):
+        return []
+    found = [{"name": n, "value": v, "adds": a} for n, v, a in zip(answer.columns, answer.values, added, strict=True)]
+    return [*sorted(found, key=lambda one: -abs(one["adds"])), {"name": "base", "value": None, "adds": base}]
 
 
 def _label(row: Any) -> dict[str, Any]:

@@ -222,7 +222,7 @@ class ModelServer:
         try:
             self._authorise(scope, "predict")
             body = await read_body(scope.headers.get("content-length"), http, self.settings.max_body_bytes)
-            if b"binary_data" in body or body[:1] != b"{":
+            if b"binary_data" in body or b'"explain"' in body or body[:1] != b"{":
                 status, headers, body = await oip.infer(Asked(scope.method, scope.path, scope.headers, body, self.host, endpoint))
             else:
                 call = protocol.read(body, endpoint.scorer.plan, max_rows=self.settings.max_rows, make_id=_new_id)

@@ -5,6 +5,7 @@ Source: the KServe "Open Inference Protocol", REST section; Triton's model repos
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from importlib.metadata import version as installed
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import msgspec
 
 from tidemill.core.errors import InvalidError
-from tidemill.serving import protocol
+from tidemill.serving import explain, protocol
 from tidemill.serving.endpoint import Endpoint
 from tidemill.serving.http import JSON, Reply
 from tidemill.serving.pages import described, reply
@@ -182,14 +183,26 @@ async def infer(asked: Asked) -> Reply:
     plan = asked.endpoint.scorer.plan
     if not length and b"binary_data" not in body:
         call = protocol.read(body, plan, max_rows=limits.max_rows, make_id=asked.host.make_id)
-        return 200, JSON, protocol.encode(_answer(asked, await asked.score(call)))
+        return 200, JSON, protocol.encode(await _scored(asked, call, body))
     request, tail = _split(body, length)
     inputs = _inputs(request.inputs, tail)
     wanted = None if request.outputs is None else [protocol.Wanted(output.name) for output in request.outputs]
     known = protocol.Request(inputs, request.id, request.parameters, wanted)
     call = protocol.understood(known, plan, max_rows=limits.max_rows, make_id=asked.host.make_id)
-    answer = _answer(asked, await asked.score(call))
+    answer = await _scored(asked, call, body[: int(length)] if length else body)
     return _packed(answer, _binary_outputs(request, [output["name"] for output in answer["outputs"]]))
+
+
+async def _scored(asked: Asked, call: protocol.Call, body: bytes) -> dict[str, Any]:
+    """The answer; with what each feature adds to it, if the request asks for that."""
+    if not explain.wanted(body):
+        return _answer(asked, await asked.score(call))
+    scorer, loop = asked.endpoint.scorer, asyncio.get_running_loop()
+    await loop.run_in_executor(None, explain.require, scorer, asked.version)
+    scored = await asked.score(call)
+    answer = _answer(asked, scored)
+    answer["outputs"].append(await loop.run_in_executor(None, explain.tensor, scorer, scored.answers))
+    return answer
 
 
 def _answer(asked: Asked, scored: Scored) -> dict[str, Any]:
