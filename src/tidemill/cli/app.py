@@ -17,6 +17,7 @@ COMMANDS = {
     "up": ("up", "Start console, API, model server, reconciler, trainer, follower."),
     "demo": ("project", "Replay the New York flights of 2013 through the whole loop."),
     "replay": ("retraining", "Try retraining policies on history."),
+    "replay-traffic": ("traffic", "Answer logged requests again with another version."),
     "ingest": ("ingestion", "Take in new rows: audit, then publish."),
     "push": ("ingestion", "Push rows to a table's stream."),
     "validate": ("validation", "Infer, show and check table schemas."),
@@ -54,7 +55,7 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = import_module(f"tidemill.cli.{COMMANDS[cmd_name][0]}")
-        found: click.Command = getattr(module, f"{cmd_name}_command")
+        found: click.Command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
         found.short_help = COMMANDS[cmd_name][1]
         return found
 

@@ -12,10 +12,24 @@ from tidemill.api.access import access_of
 from tidemill.console import login
 from tidemill.console.assets import prepare, static
 from tidemill.console.headers import SafeHeaders
-from tidemill.console.pages import data, decisions, explain, features, loop, models, monitoring, prediction, replay, run, runs, services
+from tidemill.console.pages import (
+    data,
+    decisions,
+    explain,
+    features,
+    loop,
+    models,
+    monitoring,
+    prediction,
+    replay,
+    run,
+    runs,
+    services,
+    traffic,
+)
 from tidemill.console.render import page, templates
 
-PAGES = (loop, data, features, explain, runs, run, models, services, monitoring, decisions, replay, prediction)
+PAGES = (loop, data, features, explain, runs, run, models, services, monitoring, decisions, replay, prediction, traffic)
 
 
 def mount(app: FastAPI) -> None:

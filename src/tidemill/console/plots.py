@@ -126,6 +126,19 @@ def sequence(looks: Sequence[Mapping[str, Any]], margin: float) -> Figure:
     return _figure([*_band(x, low, high, "tide"), trace], height=260, y="canary − live", shapes=[zero, edge] if margin else [zero])
 
 
+def scores(found: Mapping[str, Sequence[float]]) -> Figure:
+    """Two histograms of scores over the same bins, as steps."""
+    edges = list(found["edges"])
+    traces = []
+    for name, colour in (("logged", "soft"), ("candidate", "tide")):
+        counts = [*found[name], found[name][-1]]
+        trace = _line(
+            name, edges, counts, colour, hovertemplate=f"{name} %{{y:,}}<extra></extra>", fill="tozeroy", fillcolor=f"{colour}/0.12"
+        )
+        traces.append(trace | {"line": {"color": colour, "width": 1.8, "shape": "hv"}})
+    return _figure(traces, height=260, y="requests", legend=True) | {"axes": {"x": {"type": "linear", "title": {"text": "score"}}}}
+
+
 def curve(name: str, points: Sequence[tuple[int, float]]) -> Figure:
     """A metric by step."""
     trace = _line(name, [s for s, _ in points], [v for _, v in points], "tide", hovertemplate="step %{x}: %{y:.5g}<extra></extra>")

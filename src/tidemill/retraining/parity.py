@@ -89,6 +89,11 @@ def _verify(loop: Loop, service: Service, from_us: int, until_us: int | None, sh
     return _merged(service.name, reports)
 
 
+def pinned_service(loop: Loop, service: Service, version: int) -> Service:
+    """The service as a model version is answered: with the versions of feature views that it was trained on."""
+    return _pinned(loop, service, [version])[0][0]
+
+
 def _pinned(loop: Loop, service: Service, versions: list[int]) -> list[tuple[Service, frozenset[int], tuple[str, ...]]]:
     """The service as each model version was answered, the model versions of each, and the views whose version is not known any more."""
     with loop.ledger.read() as db:
