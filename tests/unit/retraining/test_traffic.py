@@ -76,7 +76,15 @@ def test_what_cannot_be_replayed_says_why(served: World) -> None:
 
 def test_degraded_answers_and_shadows_are_left_out(served: World) -> None:
     at = START + 4 * DAY_US
-    make: dict[str, Any] = {"service": "delay", "model": "delay", "version": 1, "at_us": at, "score": 0.5, "columns": ("signal",), "values": (0.0,)}
+    make: dict[str, Any] = {
+        "service": "delay",
+        "model": "delay",
+        "version": 1,
+        "at_us": at,
+        "score": 0.5,
+        "columns": ("signal",),
+        "values": (0.0,),
+    }
     served.loop.log.append([Prediction(id="d", role="live", degraded="default", **make), Prediction(id="s", role="shadow", **make)])
     report = replay_traffic(served.loop, served.service, 2)
     assert (report["rows"], report["degraded"]) == (960, 1)
