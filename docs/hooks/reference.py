@@ -37,6 +37,7 @@ def support() -> str:
     out = ["# Support matrix", NOTE, "The scheme of a URL in `stack` chooses what stands behind a [port](ports.md).\n"]
     out.append("| setting | scheme | comes with |\n|---|---|---|")
     adapters = {name.partition(".")[2]: entries for name, entries in project["entry-points"].items() if name.startswith("tidemill.")}
+    adapters.pop("protocol")
     embedded = _embedded()
     for setting in dict.fromkeys((*embedded, *adapters)):
         if setting in ("flavors", "readers"):
@@ -46,6 +47,7 @@ def support() -> str:
         for scheme, place in adapters.get(setting, {}).items():
             extra = place.removeprefix("tidemill.adapters.").partition(".")[0]
             out.append(f"| {named} | `{scheme}:` | `pip install 'tidemill[{extra}]'` |")
+    out += _spoken()
     return "\n".join([*out, *_models(adapters)]) + "\n"
 
 
@@ -59,6 +61,18 @@ def _models(adapters: dict[str, dict[str, str]]) -> list[str]:
         extra = f"'tidemill[{folder}]'" if folder != "function" else "tidemill"
         out.append(f"| `{flavor}` | `tm.{folder}_model` | `pip install {extra}` |")
     return out
+
+
+def _spoken() -> Iterator[str]:
+    from tidemill.serving.protocols import PROTOCOLS
+
+    yield "\n## Protocols of the model server\n"
+    yield "[The model server](http-api.md#the-model-server) answers all of these on one port; gRPC has one of its own.\n"
+    yield "| protocol | paths | comes with |\n|---|---|---|"
+    for protocol in PROTOCOLS:
+        yield f"| {protocol.name} | {protocol.paths} | `pip install tidemill` |"
+    yield "| Open Inference Protocol v2 over gRPC | `inference.GRPCInferenceService`, at `serving.grpc_port` | `pip install 'tidemill[grpc]'` |"
+    yield "| Feast's feature server | `/get-online-features`, `/push`, `/write-to-online-store` | `pip install tidemill` |"
 
 
 def _embedded() -> dict[str, list[str]]:

@@ -235,7 +235,12 @@ def run(stack: Stack, script: Callable[[Local], Any], *others: Stack, **settings
 def app_from_environment() -> ModelServer:
     """The factory that server processes under test are started with."""
     stack = Stack(Path(os.environ["SERVING_KIT_HOME"]))
-    return build_app({"late": stack.scorer()}, Tokens(stack.ledger, WallClock()), clock=WallClock(), settings=Settings(poll_s=0.1))
+    app = build_app({"late": stack.scorer()}, Tokens(stack.ledger, WallClock()), clock=WallClock(), settings=Settings(poll_s=0.1))
+    if "SERVING_KIT_GRPC" in os.environ:
+        from tidemill.adapters.grpc.serving import open_grpc
+
+        app.beside.append(open_grpc(app, "127.0.0.1", int(os.environ["SERVING_KIT_GRPC"])))
+    return app
 
 
 def free_port() -> int:
@@ -245,10 +250,11 @@ def free_port() -> int:
 
 
 @contextmanager
-def server(home: Path, port: int, workers: int = 1) -> Iterator[subprocess.Popen[bytes]]:
+def server(home: Path, port: int, workers: int = 1, grpc_port: int | None = None) -> Iterator[subprocess.Popen[bytes]]:
     """A server process on `port`, ready; killed at the end if it still runs."""
     code = f"from tidemill.serving.run import run; run('tests.support.serving_kit:app_from_environment', port={port}, workers={workers})"
     environment = {**os.environ, "SERVING_KIT_HOME": str(home), "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment |= {} if grpc_port is None else {"SERVING_KIT_GRPC": str(grpc_port)}
     with (home / "server.log").open("ab") as log:
         process = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=log, stderr=log)
     try:

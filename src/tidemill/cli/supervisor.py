@@ -37,7 +37,7 @@ def only_one(home: Path) -> Iterator[None]:
 
 def check_ports(addresses: Mapping[str, Address]) -> None:
     """Raise `UnavailableError` when a port is taken."""
-    options = {"api": "--port", "server": "--serving-port"}
+    options = {"api": "--port", "server": "--serving-port", "grpc": "-o serving.grpc_port=…"}
     for name, (host, port) in addresses.items():
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

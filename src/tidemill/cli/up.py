@@ -43,10 +43,14 @@ def up_command(project: Path, overrides: Sequence[str], port: int | None, servin
         with only_one(home):
             host, number = listens(config.serving)
             addresses = {"api": (config.api.host, config.api.port), "server": (host, number)}
+            if config.serving.grpc_port is not None:
+                addresses["grpc"] = (host, config.serving.grpc_port)
             check_ports(addresses)
             secret = first_token(platform)
             click.echo(f"console  http://{config.api.host}:{config.api.port}{_login(platform, secret)}   logs in once, within ten minutes")
             click.echo(f"models   http://{host}:{number}/v2")
+            if "grpc" in addresses:
+                click.echo(f"grpc     {host}:{config.serving.grpc_port}")
             if secret:
                 click.echo(f"token    {click.style(secret, bold=True)}   shown only now; it is stored as a hash")
                 click.echo("         export TIDEMILL_TOKEN with it for `tidemill predict`; the console asks for it once")

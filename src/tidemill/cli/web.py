@@ -49,7 +49,11 @@ def build_models(platform: Platform) -> Any:
         ports = (platform.router, platform.runtime, platform.registry, platform.blobs, platform.server_log)
         scorers[name] = Scorer(service, plan, *ports, plan_for)
     tokens, beside = Tokens(platform.ledger, platform.clock), _beside(platform)
-    return build_app(scorers, tokens, report=_counts(platform), feedback=_feedback(platform), **beside)
+    app = build_app(scorers, tokens, report=_counts(platform), feedback=_feedback(platform), **beside)
+    given = platform.config.serving
+    if given.grpc_port is not None:
+        app.beside.append(platform.protocol("grpc", app, listens(given)[0], given.grpc_port))
+    return app
 
 
 def _counts(platform: Platform) -> Any:

@@ -92,10 +92,10 @@ class ApiConfig:
 class ServingConfig:
     """Where the model server listens, in how many processes, and what it accepts.
 
-    `allow_at`: whether a request may say when it is answered (its parameter `at`), for demonstrations on past data. `service`: serve this
-    one alone, not all. `contract`: sagemaker, vertex or azureml: listen where, and answer as, that platform asks of a container.
-    `log_share`: the share of predictions that is logged, 0 to 1, by their ids; `log_hot`: how long they stay in the fast log before they are
-    archived in the table `predictions_SERVICE`; `log_keep`: how long they are kept at all, empty for ever.
+    `allow_at`: whether a request may say when it is answered (its parameter `at`), for demonstrations on past data. `grpc_port`: answer gRPC
+    there too. `service`: serve this one alone, not all. `contract`: sagemaker, vertex or azureml: listen where, and answer as, that platform
+    asks of a container. `log_share`: the share of predictions that is logged, 0 to 1, by their ids; `log_hot`: how long they stay in the fast
+    log before they are archived in the table `predictions_SERVICE`; `log_keep`: how long they are kept at all, empty for ever.
     """
 
     host: str = "127.0.0.1"
@@ -103,6 +103,7 @@ class ServingConfig:
     workers: int = 1
     max_body_bytes: int = 8 * 1024 * 1024
     allow_at: bool = False
+    grpc_port: int | None = None
     service: str | None = None
     contract: Literal["sagemaker", "vertex", "azureml"] | None = None
     log_share: float = 1.0

@@ -105,6 +105,11 @@ class Platform:
             return schemes[scheme](rest)
         return _opened(adapters[scheme], f"stack.{setting}", url, *given)
 
+    def protocol(self, name: str, *given: Any) -> Any:
+        """Open a server of another protocol beside the model server's HTTP. Raises `ConfigError` when its extra is not installed."""
+        adapters = {e.name: e for e in entry_points(group="tidemill.protocol")}
+        return _opened(adapters[name], f"serving.{name}_port", *given)
+
     @property
     def shared_name(self) -> str:
         """What names this project on servers that others use too: its folder, and its home unless that is `.tidemill`."""

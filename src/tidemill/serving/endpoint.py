@@ -61,7 +61,12 @@ class Endpoint:
         return future
 
     def _flush(self) -> None:
-        waiting, self._waiting = self._waiting, []
+        waiting = [
+            one for one in self._waiting if not one[1].done()
+        ]  # whose caller has gone, or whose deadline has passed, is not computed
+        self._waiting = []
+        if not waiting:
+            return
         calls = [call for call, _future in waiting]
         rows = sum(map(len, calls))
         self.metrics.batch.observe(rows)

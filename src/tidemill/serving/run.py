@@ -64,6 +64,8 @@ async def _serve(app: ModelServer, host: str, port: int) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     app.keep_open = True
+    for beside in app.beside:
+        await beside.start()
     await server.serve()
-    await app.drained()
+    await asyncio.gather(app.drained(), *(beside.stop() for beside in app.beside))
     await loop.run_in_executor(None, app.close)

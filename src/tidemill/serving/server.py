@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 from tidemill.core import ids
 from tidemill.core.clock import Clock
@@ -38,6 +38,18 @@ Gauges = Callable[[], Mapping[str, Mapping[str, float]]]
 Report = Callable[[Counted], None]
 
 
+class Beside(Protocol):
+    """A server of another protocol, in the same process and event loop."""
+
+    async def start(self) -> None:
+        """Listen."""
+        ...
+
+    async def stop(self) -> None:
+        """Take no more calls and let those in flight finish."""
+        ...
+
+
 class ModelServer:
     """An RSGI application that answers for several services; see `build_app`."""
 
@@ -60,6 +72,7 @@ class ModelServer:
         self._feature_paths = frozenset(features.at if features is not None else ())
         self.stopping = False
         self.keep_open = False
+        self.beside: list[Beside] = []
         self.in_flight = 0
         self._tokens = tokens
         self._clock = clock
@@ -95,6 +108,11 @@ class ModelServer:
         return LogWriter(log, self._acknowledge, backlog_rows=self.settings.backlog_rows)
 
     # the life of the server
+
+    @property
+    def bound(self) -> bool:
+        """Whether requests can be answered: the event loop has begun."""
+        return self._loop is not None
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Load what is deployed and begin."""
@@ -239,17 +257,17 @@ class ModelServer:
 
     def _authorise(self, scope: Any, action: Action) -> str:
         """Whose token the request has. Raises `RefusedError` unless it allows `action`."""
-        if self._tokens is None:
-            return ""
-        return self.access(scope.headers.get("authorization") or "", action)
+        return "" if self._tokens is None else self.access(scope.headers.get("authorization") or "", action)
 
     def access(self, header: str, action: Action) -> str:
         """Whose token an authorization header has. Raises `RefusedError` unless it allows `action`."""
+        if self._tokens is None:
+            return ""
         known = self._access.get(header)
         now = self._clock.now_us()
         if known is None or known[1] < now:
             self._access.pop(header, None)
-            access = None if self._tokens is None else self._tokens.verify(secret_of(header))
+            access = self._tokens.verify(secret_of(header))
             if access is None:
                 raise UnauthorisedError("a token is needed: send 'Authorization: Bearer TOKEN' (tidemill up showed one at its first start)")
             if len(self._access) > 1000:

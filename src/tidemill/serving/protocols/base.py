@@ -121,6 +121,8 @@ class HttpProtocol(Protocol):
 
     name: str
     """As people call it."""
+    paths: str
+    """Where it is, for the support matrix."""
 
     def routes(self, host: Host, /) -> Sequence[Route]:
         """What it answers for the services of a server."""

@@ -61,6 +61,7 @@ class MLflow:
     """[MLflow's scoring server](https://mlflow.org/docs/latest/ml/deployment/deploy-model-locally/): with one service at the root, always under its name; SageMaker's containers have the same paths."""
 
     name = "MLflow and SageMaker"
+    paths = "`/invocations`, `/ping`, `/version`, and under `/SERVICE`; SageMaker's port with `serving.contract=sagemaker`"
 
     def routes(self, host: Host) -> Sequence[Route]:
         """At the root for one service, under its name for each."""

@@ -76,6 +76,7 @@ class OpenInference:
     """[KServe's predict protocol](https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol) over REST, with repository and binary tensor data."""
 
     name = "Open Inference Protocol v2"
+    paths = "`/v2`"
 
     def routes(self, _host: Host) -> Sequence[Route]:
         """Under `/v2`."""

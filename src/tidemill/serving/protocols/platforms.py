@@ -50,6 +50,7 @@ class Vertex:
     """[Vertex AI's custom containers](https://cloud.google.com/vertex-ai/docs/predictions/custom-container-requirements), with `serving.contract=vertex`: on the paths and the port that the variables `AIP_HEALTH_ROUTE`, `AIP_PREDICT_ROUTE` and `AIP_HTTP_PORT` name."""
 
     name = "Vertex AI"
+    paths = "`AIP_PREDICT_ROUTE`, `AIP_HEALTH_ROUTE`, with `serving.contract=vertex`"
 
     def routes(self, host: Host) -> Sequence[Route]:
         """The two paths of the contract."""
@@ -86,6 +87,7 @@ class AzureML:
     """[Azure Machine Learning's online endpoints](https://learn.microsoft.com/azure/machine-learning/how-to-deploy-custom-container), with `serving.contract=azureml`: `input_data` as its deployments of MLflow models take it, answered by a list. Azure's `x-ms-request-id` names the prediction."""
 
     name = "Azure Machine Learning"
+    paths = "`/score`, `/`, with `serving.contract=azureml`"
 
     def routes(self, host: Host) -> Sequence[Route]:
         """`/score`, and `/` to see that it lives."""

@@ -58,6 +58,7 @@ class Seldon:
     """[Seldon Core's protocol v1](https://docs.seldon.io/projects/seldon-core/en/latest/reference/apis/external-prediction.html): at the root for one service, and for each under `/seldon/NAMESPACE/SERVICE`, as Seldon's ingress has it. `meta.puid` is the prediction's id; the truth of feedback becomes its label."""
 
     name = "Seldon"
+    paths = "`/api/v1.0`, `/seldon/NAMESPACE/SERVICE/api/v1.0`"
 
     def routes(self, host: Host) -> Sequence[Route]:
         """Predictions and feedback."""

@@ -47,6 +47,7 @@ class TensorFlowServing:
     """[TensorFlow Serving's REST API](https://www.tensorflow.org/tfx/serving/api_rest); labels are the roles live, canary and shadow, or aliases like champion."""
 
     name = "TensorFlow Serving"
+    paths = "`/v1/models`"
 
     def routes(self, _host: Host) -> Sequence[Route]:
         """Under `/v1/models`."""

@@ -1,0 +1,1 @@
+"""gRPC: the Open Inference Protocol's `GRPCInferenceService` beside the model server's HTTP."""
