@@ -87,3 +87,25 @@ def fetch_model(where: tuple[Path, Sequence[str]], name: str, version: str, to: 
         found = platform.registry.get(name, int(version) if version.isdigit() else version)
         shutil.copytree(platform.blobs.fetch(found.digest), to, copy_function=shutil.copyfile)
     click.echo(f"{found.uri} → {to}")
+
+
+@models_command.command("card")
+@click.argument("name")
+@click.argument("version", default="champion")
+@click.option("--md", "form", flag_value="md", default=True, help="As Markdown (the default).")
+@click.option("--html", "form", flag_value="html", help="As a page that needs nothing else.")
+@json_option
+@click.pass_obj
+def model_card(where: tuple[Path, Sequence[str]], name: str, version: str, form: str, as_json: bool) -> None:
+    """Print the model card of VERSION (a number or an alias, default champion) of model NAME: data, quality, gate, limits, lineage."""
+    from dataclasses import asdict
+
+    from tidemill.api import card
+
+    with opened(*where) as platform:
+        found = platform.registry.get(name, int(version) if version.isdigit() else version)
+        made = card.model_card(platform.definitions, platform.ledger, found)
+    if as_json:
+        show_json(asdict(made))
+    else:
+        click.echo(card.html(made) if form == "html" else card.markdown(made), nl=False)

@@ -17,7 +17,7 @@ from tidemill.ledger.store import to_json
 PATHS = (
     "/", "/fragments/loop", "/data", "/data?status=rejected", "/data?offset=1400", "/data/landings", "/data/weather?status=rejected", "/features", "/features/legs",
     "/features/legs?tailnum=N110UA&at=2013-12-30T12:00:00Z", "/runs", "/runs?status=failed", "/models", "/models/flight-delay/1", "/models/flight-delay/4",
-    "/models/flight-delay/8", "/services", "/monitoring", "/monitoring?objective=auc", "/decisions", "/decisions?kind=gate&outcome=reject", "/replay", "/replay/2013",
+    "/models/flight-delay/8", "/models/flight-delay/8/card", "/services", "/monitoring", "/monitoring?objective=auc", "/decisions", "/decisions?kind=gate&outcome=reject", "/replay", "/replay/2013",
     "/predictions", "/predictions/flight-0400",
 )  # fmt: skip
 

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from tidemill.api.card import model_card
 from tidemill.api.queries import data, decisions, monitoring, runs, services
 from tidemill.api.routes.models import described
 from tidemill.console.evidence import Shown, show
@@ -48,6 +49,15 @@ def one(request: Request, name: str, version: int) -> Response:
         request, "version.html", "models", version=described(found), decisions=made, run=run, deployments=served, seen=seen, gate=gate,
         snapshots=_mapping(found.meta.get("snapshots")), baseline_rows=baseline[1].rows if baseline else None,
     )  # fmt: skip
+
+
+@router.get("/models/{name}/{version}/card")
+def card(request: Request, name: str, version: int) -> Response:
+    """The model card of a version."""
+    platform = platform_of(request)
+    found = platform.registry.get(name, version)
+    made = model_card(platform.definitions, platform.ledger, found)
+    return page(request, "card.html", "models", version=described(found), card=made)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
