@@ -22,7 +22,7 @@ from tidemill.ingestion.embedded import LogStream
 from tidemill.ingestion.ports import Stream, Topic
 from tidemill.retraining.follow import Followed, Follower, collect_less
 
-DURABLE = "WAL, synchronous=NORMAL, a commit every 10,000 events"
+DURABLE = "WAL, synchronous=NORMAL, a commit every 50,000 events"
 
 
 def stream_follow(home: Path, folder: Path, sizes: Sizes, rounds: int, kafka: str) -> None:

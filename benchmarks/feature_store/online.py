@@ -25,7 +25,7 @@ from tidemill.features.embedded import OnlineReader, SqliteOnlineStore, ViewProc
 from tidemill.retraining.follow import collect_less
 
 READS = 300
-BATCH = 10_000
+BATCH = 50_000
 """Events of one commit."""
 
 
@@ -200,7 +200,7 @@ def stream_update(home: Path, folder: Path, sizes: Sizes, rounds: int) -> None:
     found = kit.interleave({"tidemill-sqlite": ours, "floor-sqlite": by_hand}, rounds, failures=failures)
     gc.unfreeze()
     gc.set_threshold(*before)
-    facts = {tool: {"durability": "WAL, synchronous=NORMAL, a commit every 10,000 events"} for tool in found}
+    facts = {tool: {"durability": "WAL, synchronous=NORMAL, a commit every 50,000 events"} for tool in found}
     kit.report("stream_update", found, "events/s", better="higher", floor="floor-sqlite", extra=spent.facts(**facts), failures=failures)
 
 

@@ -75,7 +75,7 @@ class StreamConfig:
     """
 
     skew: str = "1h"
-    batch: int = 10_000
+    batch: int = 50_000
     pause: str = "100ms"
     feed: str = "10s"
 

@@ -98,7 +98,7 @@ class Follower:
         followed: Iterable[Followed],
         clock: Clock,
         *,
-        batch: int = 10_000,
+        batch: int = 50_000,
         writing: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._processor, self.followed, self._clock = processor, list(followed), clock

@@ -31,6 +31,7 @@ Tile = list[Any]
 """Number of rows; then an element for each slot of the window."""
 Memo = tuple[list[tuple[str, Any]], list[tuple[str, Any, int]]]
 """Answers of a window by name; and for values with a condition and a ttl the newest row."""
+_encode = msgspec.msgpack.Encoder().encode
 _AGE_HOPS = 36
 
 
@@ -217,10 +218,10 @@ class ViewPlan:
             state.lost, state.cut = None, False
 
     def _drop(self, state: State, lows: list[int]) -> None:
-        state.lows = lows
+        before, state.lows = state.lows, lows
         for i, low in enumerate(lows):
             tiles = state.tiles[i]
-            if tiles and min(tiles) < low:
+            if low != before[i] and tiles and min(tiles) < low:
                 state.memo[i] = None
                 for n in [n for n in tiles if n < low]:
                     del tiles[n]
@@ -299,4 +300,4 @@ class ViewPlan:
 
 def pack(state: State) -> bytes:
     """Bytes of a state, for `ViewPlan.unpack`."""
-    return msgspec.msgpack.encode((state.clock, state.ahead, state.tiles, state.newest, state.cut))
+    return _encode((state.clock, state.ahead, state.tiles, state.newest, state.cut))
