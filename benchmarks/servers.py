@@ -16,10 +16,20 @@ from pathlib import Path
 
 _LUA = """
 local file = assert(io.open(os.getenv("BENCH_BODY"), "rb"))
-wrk.method, wrk.body = "POST", file:read("*a")
+local bodies, turn = {}, 0
+for line in file:lines() do bodies[#bodies + 1] = line end
 file:close()
+wrk.method, wrk.body = "POST", bodies[1]
 wrk.headers["Content-Type"] = "application/json"
 if os.getenv("BENCH_TOKEN") then wrk.headers["Authorization"] = "Bearer " .. os.getenv("BENCH_TOKEN") end
+if #bodies > 1 then
+  local ready = {}
+  function init() for i, body in ipairs(bodies) do ready[i] = wrk.format(nil, nil, nil, body) end end
+  function request()
+    turn = turn % #ready + 1
+    return ready[turn]
+  end
+end
 function done(summary, latency)
   local e = summary.errors
   io.write(string.format("RESULT %d %d %d %d\\n", summary.requests, summary.duration, latency:percentile(99),
@@ -105,7 +115,7 @@ def kafka(folder: Path) -> Iterator[str]:
 
 
 def ask(url: str, body: Path, *, connections: int, seconds: float, token: str = "", headers: Mapping[str, str] | None = None) -> Load:
-    """Post `body` over and over for `seconds`. Raises `RuntimeError` for any answer that is an error."""
+    """Post `body` (its lines in turns, when there are several) over and over for `seconds`. Raises `RuntimeError` for any answer that is an error."""
     script = body.parent / "post.lua"
     script.write_text(_LUA)
     env = {**os.environ, "BENCH_BODY": str(body)}

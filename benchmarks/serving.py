@@ -2,10 +2,16 @@
 
     python benchmarks/serving.py --json [--quick]
 
-Side by side in one run: the floor (Granian answering a constant), Tidemill with prediction logging on (fsync before the answer says
-`logged`), and a hand-written FastAPI + uvicorn + LightGBM application that logs nothing, in a virtual environment of its own that
-this script makes. Needs `wrk`. Points: c1 and c32 are connections with one row a request, b64 is 8 connections with 64 rows a request.
-All servers run at once and are asked in turns, so a change of the machine's load meets all of them.
+Side by side in one run, all servers running at once and asked in turns, so that a change of the machine's load meets all of them:
+
+    granian-constant   Granian answering a constant: what HTTP costs
+    floor-onnx         Granian, one decoder, ONNX Runtime and nothing else: no checks, no ids, no log
+    tidemill           with the prediction log on: fsync before the answer says `logged`
+    tidemill-lookup    the same model with ten of its features looked up by key in the embedded online store (50,000 keys)
+    fastapi, fastapi-async, mlserver   in virtual environments of their own that this script makes; they log nothing
+
+Tasks: requests_c1 and requests_c32 (connections, one row a request), batch_64 (8 connections, 64 rows a request), requests_c32_features
+(tidemill-lookup). MLServer serves in one process (`parallel_workers` 0). Needs `wrk`.
 """
 
 import argparse
@@ -13,6 +19,7 @@ import json
 import statistics
 import subprocess
 import sys
+import time
 import urllib.request
 from contextlib import ExitStack
 from functools import partial
@@ -24,10 +31,13 @@ import servers
 from servers import free_port, started
 
 HERE = Path(__file__).resolve().parent
-FLOOR = "granian-constant"
+CONSTANT, FLOOR = "granian-constant", "floor-onnx"
 PEER_NEEDS = ["fastapi", "uvicorn[standard]", "lightgbm", "numpy"]
+MLSERVER_NEEDS = ["mlserver==1.7.1", "mlserver-lightgbm==1.7.1", "fastapi<0.116", "lightgbm>=4.5", "uvloop<0.22"]
 FEATURES = [f"f{i}" for i in range(20)]
-POINTS = {"c1": (1, 1), "c32": (32, 1), "b64": (8, 64)}
+LOOKED_UP, KEYS = 10, 50_000
+POINTS = {"requests_c1": (1, 1), "requests_c32": (32, 1), "batch_64": (8, 64)}
+LOOKUP = f"{kit.OURS}-lookup"
 
 
 def make_model(home: Path) -> None:
@@ -45,14 +55,36 @@ def make_model(home: Path) -> None:
     booster = lightgbm.train(params, lightgbm.Dataset(x, y), 200)
     booster.save_model(home / "model.txt")
     rows = np.round(rng.normal(size=(64, 20)), 4)
-    (home / "package").mkdir()
     native = (home / "model.txt").read_bytes()
-    pack_model(Model("lightgbm", native, tuple(FEATURES), {}, meta={"example": rows[:2].tolist()}), home / "package")
+    looked_up = [*FEATURES[:LOOKED_UP], *(f"facts__m{i}" for i in range(LOOKED_UP))]
+    for package, names in (("package", FEATURES), ("package-lookup", looked_up)):
+        (home / package).mkdir()
+        pack_model(Model("lightgbm", native, tuple(names), {}, meta={"example": rows[:2].tolist()}), home / package)
     (home / "expected.json").write_text(json.dumps(booster.predict(rows).tolist()))
     for n in (1, 64):
         tensor = {"name": "x", "datatype": "FP64", "shape": [n, 20], "data": rows[:n].ravel().tolist()}
         (home / f"tidemill-{n}.json").write_text(json.dumps({"inputs": [tensor]}, separators=(",", ":")))
         (home / f"peer-{n}.json").write_text(json.dumps({"rows": rows[:n].tolist()}, separators=(",", ":")))
+    _write_lookup(home, rows[0].tolist(), rng)
+    served = {
+        "name": "m",
+        "implementation": "mlserver_lightgbm.LightGBMModel",
+        "parameters": {"uri": str(home / "model.bst"), "version": "1"},
+    }
+    booster.save_model(home / "model.bst")
+    (home / "mlserver" / "m").mkdir(parents=True)
+    (home / "mlserver" / "m" / "model-settings.json").write_text(json.dumps(served))
+
+
+def _write_lookup(home: Path, row: list[float], rng: Any) -> None:
+    """Requests of a thousand keys, a line each: the first ten columns are sent, the others have to be found."""
+    lines = []
+    for key in rng.integers(0, KEYS, 1_000).tolist():
+        columns = [{"name": f"f{i}", "datatype": "FP64", "shape": [1], "data": [row[i]]} for i in range(LOOKED_UP)]
+        lines.append(
+            json.dumps({"inputs": [{"name": "key", "datatype": "INT64", "shape": [1], "data": [key]}, *columns]}, separators=(",", ":"))
+        )
+    (home / "lookup-1.json").write_text("\n".join(lines))
 
 
 class Nothing:
@@ -65,49 +97,120 @@ class Nothing:
 def serve_tidemill(home: Path, port: int) -> None:
     from tidemill.core.clock import WallClock
     from tidemill.core.definitions import Label, Service, Table
-    from tidemill.ledger import schema
-    from tidemill.ledger.store import Ledger
-    from tidemill.registry.embedded import LedgerRegistry
     from tidemill.serving import Scorer, Tokens, compile_plan
     from tidemill.serving.embedded import LedgerRouter, OnnxRuntime, SqlitePredictionLog
     from tidemill.serving.run import serve
     from tidemill.serving.server import build_app
-    from tidemill.versioning.embedded import FileBlobStore
 
-    ledger, clock = Ledger(f"sqlite:///{home}/ledger.db"), WallClock()
-    blobs = FileBlobStore(home / "blobs")
-    registry = LedgerRegistry(ledger, blobs)
-    made = registry.register("bench", blobs.put(home / "package"), run_id="bench", metrics={}, meta={}, at_us=1)
-    with ledger.write() as db:
-        row = {"id": "live", "service": "bench", "model": "bench", "version": made.version, "role": "live", "weight": 1.0, "stage": 0}
-        db.execute(schema.deployment.insert().values(**row, decision_id="bench", since_us=1, started_us=1))
+    clock = WallClock()
+    ledger, registry, blobs = _deployed(home)
     tokens = Tokens(ledger, clock)
     (home / "token").write_text(tokens.make("bench"))
     table = Table("rows", "files:rows", event_time="at", known_time="at")
-    service = Service("bench", features=FEATURES, label=Label("y", table, "y > 0", key="id"), spine=table, key="id")
+    label = Label("y", table, "y > 0", key="id")
+    view, reader = _filled(home, clock.now_us())
+    services = {
+        "bench": (Service("bench", features=FEATURES, label=label, spine=table, key="id"), Nothing()),
+        "lookup": (Service("lookup", features=[*FEATURES[:LOOKED_UP], view], label=label, spine=table, key="id"), reader),
+    }
     log = SqlitePredictionLog(home / "predictions.db", ahead=True)
-    scorer = Scorer(service, compile_plan(service, Nothing()), LedgerRouter(ledger), OnnxRuntime(), registry, blobs, log)
-    serve(build_app({"bench": scorer}, tokens, clock=clock), port=port)
+    router, runtime = LedgerRouter(ledger), OnnxRuntime()
+    scorers = {n: Scorer(service, compile_plan(service, r), router, runtime, registry, blobs, log) for n, (service, r) in services.items()}
+    serve(build_app(scorers, tokens, clock=clock), port=port)
 
 
-def serve_floor(_home: Path, port: int) -> None:
+def _deployed(home: Path) -> tuple[Any, Any, Any]:
+    """A ledger with the model live behind both services."""
+    from tidemill.ledger import schema
+    from tidemill.ledger.store import Ledger
+    from tidemill.registry.embedded import LedgerRegistry
+    from tidemill.versioning.embedded import FileBlobStore
+
+    ledger, blobs = Ledger(f"sqlite:///{home}/ledger.db"), FileBlobStore(home / "blobs")
+    registry = LedgerRegistry(ledger, blobs)
+    for name, package in (("bench", "package"), ("lookup", "package-lookup")):
+        made = registry.register(name, blobs.put(home / package), run_id="bench", metrics={}, meta={}, at_us=1)
+        with ledger.write() as db:
+            row = {"id": f"live-{name}", "service": name, "model": name, "version": made.version, "role": "live", "weight": 1.0, "stage": 0}
+            db.execute(schema.deployment.insert().values(**row, decision_id="bench", since_us=1, started_us=1))
+    return ledger, registry, blobs
+
+
+def _filled(home: Path, now_us: int) -> tuple[Any, Any]:
+    """A view of ten features whose newest values are in the online store, and a reader of it as a server has one."""
+    import numpy as np
+    import pyarrow as pa
+
+    from tidemill.core.aggregates import latest
+    from tidemill.core.definitions import Definitions, Entity, FeatureView, Table
+    from tidemill.features.embedded import OnlineReader, SqliteOnlineStore, ViewProcessor
+
+    values = np.random.default_rng(12).normal(size=(KEYS, LOOKED_UP))
+    at = pa.array(np.full(KEYS, now_us - 3_600_000_000), pa.int64()).cast(pa.timestamp("us", "UTC"))
+    columns = {f"m{i}": values[:, i] for i in range(LOOKED_UP)}
+    table = Table("facts", "files:facts", event_time="at", known_time="at", key="key")
+    view = FeatureView("facts", Entity("key"), table, [latest(*columns, ttl="3650d")])
+    definitions = Definitions(views={"facts": view})
+    store = SqliteOnlineStore(home / "online.db")
+    processor = ViewProcessor(store, definitions)
+    processor.push("facts", pa.table({"key": np.arange(KEYS), "at": at, **columns}))
+    processor.commit()
+    return view, OnlineReader(store, definitions)
+
+
+def serve_onnx(home: Path, port: int) -> None:
+    """What a real server cannot do without: read the request, score it, write the answer."""
+    import msgspec
+    import numpy as np
+    import onnxruntime as ort
+
+    class Tensor(msgspec.Struct):
+        shape: list[int]
+        data: list[float]
+
+    class Body(msgspec.Struct):
+        inputs: list[Tensor]
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = ort.InferenceSession(home / "package" / "model.onnx", options, providers=["CPUExecutionProvider"])
+    name, wanted = session.get_inputs()[0].name, [session.get_outputs()[-1].name]
+    kind = np.float32 if session.get_inputs()[0].type == "tensor(float)" else np.float64
+    decode, encode = msgspec.json.Decoder(Body).decode, msgspec.json.Encoder().encode
+
+    async def answer(_scope: Any, http: Any) -> None:
+        tensor = decode(await http()).inputs[0]
+        scores = session.run(wanted, {name: np.array(tensor.data, dtype=kind).reshape(tensor.shape)})[0][:, -1]
+        http.response_bytes(200, [("content-type", "application/json")], encode({"scores": scores.tolist()}))
+
+    _serve(answer, port)
+
+
+def serve_constant(_home: Path, port: int) -> None:
+    async def constant(_scope: Any, http: Any) -> None:
+        await http()
+        http.response_bytes(200, [("content-type", "application/json")], b'{"scores":[0.5]}')
+
+    _serve(constant, port)
+
+
+def _serve(app: Any, port: int) -> None:
     import asyncio
 
     from granian.constants import Interfaces
     from granian.server.embed import Server
 
-    async def constant(_scope: Any, http: Any) -> None:
-        await http()
-        http.response_bytes(200, [("content-type", "application/json")], b'{"scores":[0.5]}')
-
     async def run() -> None:
-        await Server(constant, address="127.0.0.1", port=port, interface=Interfaces.RSGI, log_enabled=False).serve()
+        await Server(app, address="127.0.0.1", port=port, interface=Interfaces.RSGI, log_enabled=False).serve()
 
     asyncio.run(run())
 
 
-def peer_version(python: Path) -> str:
-    code = "from importlib.metadata import version as v; print(*(f'{n} {v(n)}' for n in ('fastapi', 'uvicorn', 'lightgbm')), sep=', ')"
+SERVERS = {"constant": serve_constant, "onnx": serve_onnx, "tidemill": serve_tidemill}
+
+
+def peer_version(python: Path, *packages: str) -> str:
+    code = f"from importlib.metadata import version as v; print(*(f'{{n}} {{v(n)}}' for n in {packages!r}), sep=', ')"
     return subprocess.run([str(python), "-c", code], check=True, capture_output=True, text=True).stdout.strip()
 
 
@@ -121,7 +224,7 @@ class Tool:
 
     def check(self, home: Path) -> None:
         """Its answers must be the model's."""
-        if self.name == FLOOR:
+        if self.name in (CONSTANT, LOOKUP):
             return
         request = urllib.request.Request(self.url, (home / f"{self.bodies}-64.json").read_bytes(), {"Content-Type": "application/json"})
         if self.token:
@@ -136,6 +239,16 @@ class Tool:
         if worst > 1e-5:
             raise RuntimeError(f"{self.name} differs from the model by {worst}")
 
+    def wait(self, home: Path) -> None:
+        """Until it has loaded its model: it listens before."""
+        for _ in range(300):
+            try:
+                self.check(home)
+                return
+            except (OSError, RuntimeError):
+                time.sleep(0.1)
+        raise RuntimeError(f"{self.name} does not answer")
+
     def ask(self, home: Path, point: str, seconds: float) -> float:
         """Requests per second over `seconds`."""
         connections, rows = POINTS[point]
@@ -146,41 +259,79 @@ class Tool:
 
 
 def measure(home: Path, seconds: float, repetitions: int) -> None:
-    ports = [free_port() for _ in range(3)]
-    itself = [sys.executable, str(Path(__file__).resolve()), "--home", str(home)]
     with ExitStack() as stack:
-        stack.enter_context(started([*itself, "--serve", "floor", "--port", str(ports[0])], ports[0], home / "floor.log"))
-        stack.enter_context(started([*itself, "--serve", "tidemill", "--port", str(ports[1])], ports[1], home / "tidemill.log"))
-        tools = [
-            Tool(FLOOR, f"http://127.0.0.1:{ports[0]}/", "tidemill"),
-            Tool(kit.OURS, f"http://127.0.0.1:{ports[1]}/v2/models/bench/infer", "tidemill", token=(home / "token").read_text()),
-        ]
-        python = kit.peer_python("fastapi", *PEER_NEEDS)
-        if python is not None:
-            command = [str(python), "-m", "uvicorn", "fastapi_lightgbm:app", "--port", str(ports[2]), "--log-level", "warning"]
-            where = ["--app-dir", str(HERE / "peers")]
-            stack.enter_context(started([*command, *where], ports[2], home / "peer.log", BENCH_MODEL=str(home / "model.txt")))
-            for name, path in (("fastapi", "predict"), ("fastapi-async", "predict-async")):
-                tools.append(Tool(name, f"http://127.0.0.1:{ports[2]}/{path}", "peer", version=peer_version(python)))
+        tools = _tools(home, stack)
         for tool in tools:
             tool.check(home)
-            tool.ask(home, "c32", 1)
+            tool.ask(home, "requests_c32", 1)
         for point in POINTS:
-            for tool in tools:
-                tool.p99_ms.clear()
-            rates = kit.interleave({tool.name: partial(tool.ask, home, point, seconds) for tool in tools}, repetitions)
-            extra = {tool.name: {"p99_ms": statistics.median(tool.p99_ms), **tool.facts} for tool in tools}
-            kit.report(f"serve-{point}", rates, "requests/s", floor=FLOOR, better="higher", extra=extra)
+            _report(home, point, point, [t for t in tools if t.name != LOOKUP], seconds, repetitions)
+        _report(
+            home, "requests_c32_features", "requests_c32", [t for t in tools if t.name in (LOOKUP, FLOOR, "mlserver")], seconds, repetitions
+        )
+
+
+def _report(home: Path, task: str, point: str, tools: list[Tool], seconds: float, repetitions: int) -> None:
+    for tool in tools:
+        tool.p99_ms.clear()
+    rates = kit.interleave({tool.name: partial(tool.ask, home, point, seconds) for tool in tools}, repetitions)
+    extra = {tool.name: {"p99_ms": statistics.median(tool.p99_ms), **tool.facts} for tool in tools}
+    kit.report(
+        task, rates, "requests/s", floor={t.name: FLOOR for t in tools if t.name != CONSTANT} | {"": CONSTANT}, better="higher", extra=extra
+    )
+
+
+def _tools(home: Path, stack: ExitStack) -> list[Tool]:
+    """All servers, started."""
+    itself = [sys.executable, str(Path(__file__).resolve()), "--home", str(home)]
+    at: dict[str, str] = {}
+    for name in SERVERS:
+        port = free_port()
+        at[name] = f"http://127.0.0.1:{port}"
+        stack.enter_context(started([*itself, "--serve", name, "--port", str(port)], port, home / f"{name}.log"))
+    token = (home / "token").read_text()
+    tools = [
+        Tool(CONSTANT, f"{at['constant']}/", "tidemill"),
+        Tool(FLOOR, f"{at['onnx']}/", "tidemill"),
+        Tool(kit.OURS, f"{at['tidemill']}/v2/models/bench/infer", "tidemill", token=token),
+        Tool(LOOKUP, f"{at['tidemill']}/v2/models/lookup/infer", "lookup", token=token),
+    ]
+    return tools + _fastapi(home, stack) + _mlserver(home, stack)
+
+
+def _fastapi(home: Path, stack: ExitStack) -> list[Tool]:
+    python = kit.peer_python("fastapi", *PEER_NEEDS)
+    if python is None:
+        return []
+    port, where = free_port(), ["--app-dir", str(HERE / "peers")]
+    command = [str(python), "-m", "uvicorn", "fastapi_lightgbm:app", "--port", str(port), "--log-level", "warning", *where]
+    stack.enter_context(started(command, port, home / "fastapi.log", BENCH_MODEL=str(home / "model.txt")))
+    version = peer_version(python, "fastapi", "uvicorn", "lightgbm")
+    both = (("fastapi", "predict"), ("fastapi-async", "predict-async"))
+    return [Tool(name, f"http://127.0.0.1:{port}/{path}", "peer", version=version) for name, path in both]
+
+
+def _mlserver(home: Path, stack: ExitStack) -> list[Tool]:
+    python = kit.peer_python("mlserver", *MLSERVER_NEEDS)
+    if python is None:
+        return []
+    port = free_port()
+    settings = {"host": "127.0.0.1", "http_port": port, "grpc_port": free_port(), "metrics_port": free_port(), "parallel_workers": 0}
+    (home / "mlserver" / "settings.json").write_text(json.dumps(settings))
+    stack.enter_context(started([str(python.parent / "mlserver"), "start", str(home / "mlserver")], port, home / "mlserver.log"))
+    tool = Tool("mlserver", f"http://127.0.0.1:{port}/v2/models/m/infer", "tidemill", version=peer_version(python, "mlserver"))
+    tool.wait(home)
+    return [tool]
 
 
 def main() -> None:
     if "--serve" in sys.argv:
         parser = argparse.ArgumentParser()
-        parser.add_argument("--serve", choices=["tidemill", "floor"])
+        parser.add_argument("--serve", choices=list(SERVERS))
         parser.add_argument("--home", type=Path)
         parser.add_argument("--port", type=int)
         given = parser.parse_args()
-        {"tidemill": serve_tidemill, "floor": serve_floor}[given.serve](given.home, given.port)
+        SERVERS[given.serve](given.home, given.port)
         return
     options = kit.arguments(__doc__ or "")
     servers.need("wrk")

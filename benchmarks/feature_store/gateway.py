@@ -107,7 +107,7 @@ def _start(stack: ExitStack, folder: Path, redis_port: int | None, feast: Feast 
     home = folder / "http"
     home.mkdir(exist_ok=True)
     port = servers.free_port()
-    command = [sys.executable, str(kit.HERE / "serving.py"), "--home", str(home), "--serve", "floor", "--port", str(port)]
+    command = [sys.executable, str(kit.HERE / "serving.py"), "--home", str(home), "--serve", "constant", "--port", str(port)]
     stack.enter_context(servers.started(command, port, home / "floor.log"))
     running = [Server(FLOOR, f"http://127.0.0.1:{port}/get-online-features", home / FLOOR / "body.json")]
     for kind in ("sqlite", "redis"):

@@ -105,17 +105,22 @@ class SqliteOnlineStore:
             self._db.execute("BEGIN")
             try:
                 for start in range(0, len(keys), _MANY):
-                    found += self._join(keys[start : start + _MANY])
+                    some = keys[start : start + _MANY]
+                    bodies = self._join("state", some)
+                    if missing := [i for i, body in enumerate(bodies) if body is None]:
+                        for i, body in zip(missing, self._join("large", [some[i] for i in missing]), strict=True):
+                            bodies[i] = body
+                    found += bodies
             finally:
                 self._db.execute("COMMIT")
         return found
 
-    def _join(self, keys: Sequence[tuple[str, str]]) -> list[bytes | None]:
+    def _join(self, table: str, keys: Sequence[tuple[str, str]]) -> list[bytes | None]:
         size = -(-len(keys) // _STEP) * _STEP
         values = [part for key in keys for part in key]
         values += [""] * (2 * size - len(values))
         found: list[bytes | None] = [None] * size
-        for i, body in self._db.execute(_many(size), values):
+        for i, body in self._db.execute(_many(table, size), values):
             found[i] = body
         return found[: len(keys)]
 
@@ -149,7 +154,6 @@ def _few(n: int) -> str:
 
 
 @cache
-def _many(n: int) -> str:
+def _many(table: str, n: int) -> str:
     asked = ", ".join(f"({i}, ?, ?)" for i in range(n))
-    found = " UNION ALL ".join(f"SELECT i, body FROM asked CROSS JOIN {table} ON view = v AND key = k" for table in _TABLES)
-    return f"WITH asked (i, v, k) AS (VALUES {asked}) {found}"
+    return f"WITH asked (i, v, k) AS (VALUES {asked}) SELECT i, body FROM asked CROSS JOIN {table} ON view = v AND key = k"

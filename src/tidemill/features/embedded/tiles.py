@@ -32,6 +32,7 @@ Tile = list[Any]
 Memo = tuple[list[tuple[str, Any]], list[tuple[str, Any, int]]]
 """Answers of a window by name; and for values with a condition and a ttl the newest row."""
 _encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder().decode
 _AGE_HOPS = 36
 
 
@@ -112,6 +113,9 @@ class ViewPlan:
             self._plan(aggregate)
         self.formulas = formulas(view)
         self.ttl = max((ttl for _, _, ttl in self.latest), default=-1)
+        self._names = [name for name, _, _ in self.latest]
+        self._youngest = min((ttl for _, _, ttl in self.latest), default=-1)
+        self._plain = [i for _, i, _ in self.latest] == list(range(len(self.fields)))
         self.kept = 2 if view.table.keys else 1
         self.retention = max([w.over + w.hop for w in self.windows] + [self.ttl])
         self.nothing: dict[str, Any] = {}
@@ -155,10 +159,28 @@ class ViewPlan:
         """The state that `pack` wrote, or that of a key that no row has named."""
         if body is None:
             return self.new()
-        clock, ahead, tiles, newest, cut = msgspec.msgpack.decode(body)
+        clock, ahead, tiles, newest, cut = _decode(body)
         lows = self.lows(clock)
         ahead = [(t, n, s, tuple(r)) for t, n, s, r in ahead]
         return State(clock, ahead, tiles, [tuple(r) for r in newest], [None] * len(tiles), lows, cut)
+
+    def glance(self, body: bytes, at: int, into: dict[str, Any]) -> bool:
+        """Put the features at `at` into a dict straight from a state's bytes, if its newest row says all; else do nothing and answer False."""
+        if self.windows:
+            return False
+        clock, ahead, _, newest, _ = _decode(body)
+        if ahead or at < clock or not newest:
+            return False
+        event, _, _, values = newest[-1]
+        age = at - event
+        if age <= self._youngest and self._plain:
+            into.update(zip(self._names, values, strict=True))
+        else:
+            for name, i, ttl in self.latest:
+                into[name] = values[i] if age <= ttl else None
+        for formula in self.formulas:
+            into[formula.name] = formula.one(into)
+        return True
 
     def add(self, state: State, row: Row, visible: int, end: int) -> None:
         """Let a row count in [visible, end)."""
