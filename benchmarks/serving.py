@@ -153,6 +153,7 @@ def _filled(home: Path, now_us: int) -> tuple[Any, Any]:
     definitions = Definitions(views={"facts": view})
     store = SqliteOnlineStore(home / "online.db")
     processor = ViewProcessor(store, definitions)
+    processor.advance(now_us)
     processor.push("facts", pa.table({"key": np.arange(KEYS), "at": at, **columns}))
     processor.commit()
     return view, OnlineReader(store, definitions)

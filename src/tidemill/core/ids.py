@@ -19,4 +19,16 @@ def derive(kind: str, *parts: Any) -> str:
 
 def random_id(kind: str) -> str:
     """`kind-` and a UUIDv7-like value: 48 bits of milliseconds, then 80 random bits, so ids sort by age."""
-    return f"{kind}-{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
+    while True:
+        try:
+            return f"{kind}-{time.time_ns() // 1_000_000:012x}{_random.pop()}"
+        except IndexError:
+            bits = os.urandom(_BYTES * _AT_ONCE).hex()
+            _random.extend(bits[i : i + 2 * _BYTES] for i in range(0, len(bits), 2 * _BYTES))
+
+
+_BYTES, _AT_ONCE = 10, 256
+_random: list[str] = []
+"""Random texts that wait to be used: the system is asked for many at once. A fork starts without those of its parent."""
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_random.clear)

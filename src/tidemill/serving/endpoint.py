@@ -24,7 +24,7 @@ Answered = tuple[Sequence[Prediction], bool | str]
 _Waiting = list[tuple[Call, "asyncio.Future[Answered]"]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Outcome:
     """What became of one call: answers, or why not."""
 

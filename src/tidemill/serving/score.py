@@ -9,6 +9,7 @@ import logging
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import isfinite
 from time import perf_counter_ns
 from typing import Any, NamedTuple
@@ -28,7 +29,7 @@ logger = logging.getLogger(__name__)
 Inputs = Sequence[tuple[Any, ...]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Lineup:
     """Who serves now: deployments, their loaded models and how these get their inputs (by digest), replaced as a whole.
 
@@ -42,12 +43,12 @@ class Lineup:
     apart: bool = False
     """Whether a model runs in another process, so that whoever waits for it must not hold up others."""
 
-    @property
+    @cached_property
     def live(self) -> Deployment | None:
         """Who answers what no canary takes."""
         return next((d for d in self.deployments if d.role == "live"), None)
 
-    @property
+    @cached_property
     def routed(self) -> bool:
         """Whether a canary takes part, so that each request has to be routed by its id."""
         return any(d.role == "canary" and d.weight > 0 for d in self.deployments)
