@@ -198,13 +198,15 @@ def serve_constant(_home: Path, port: int) -> None:
 def _serve(app: Any, port: int) -> None:
     import asyncio
 
+    import uvloop
     from granian.constants import Interfaces
     from granian.server.embed import Server
 
     async def run() -> None:
         await Server(app, address="127.0.0.1", port=port, interface=Interfaces.RSGI, log_enabled=False).serve()
 
-    asyncio.run(run())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())
 
 
 SERVERS = {"constant": serve_constant, "onnx": serve_onnx, "tidemill": serve_tidemill}
@@ -233,7 +235,7 @@ class Tool:
         with urllib.request.urlopen(request, timeout=20) as reply:
             answer = json.load(reply)
         got = answer["scores"] if "scores" in answer else answer["outputs"][0]["data"]
-        if "parameters" in answer and answer["parameters"]["logged"] is not True:
+        if kit.is_ours(self.name) and answer["parameters"]["logged"] is not True:
             raise RuntimeError(f"{self.name} does not log: {answer['parameters']}")
         want = json.loads((home / "expected.json").read_text())
         worst = max(abs(a - b) for a, b in zip(got, want, strict=True))
