@@ -21,6 +21,7 @@ from tidemill.core.aggregates import latest
 from tidemill.core.clock import ReplayClock, WallClock
 from tidemill.core.definitions import Entity, FeatureView, Label, Service, Table, on_demand
 from tidemill.core.errors import not_found
+from tidemill.features import apply_on_demand
 from tidemill.ledger import schema
 from tidemill.ledger.store import Ledger, insert_once
 from tidemill.registry.ports import ModelRegistry, ModelVersion
@@ -75,14 +76,6 @@ class Sky:
         pass
 
 
-def apply(service: Service, columns: dict[str, Any]) -> dict[str, Any]:
-    """What `tidemill.features.apply_on_demand` does."""
-    made = dict(columns)
-    for f in service.on_demand:
-        made[f.name] = f(*(made[name] for name in f.inputs))
-    return made
-
-
 class Registry:
     """Versions as the ledger has them."""
 
@@ -114,7 +107,7 @@ class Stack:
         self.tokens = Tokens(self.ledger, self.clock)
 
     def plan(self) -> Plan:
-        return compile_plan(self.service, self.processor, apply)
+        return compile_plan(self.service, self.processor, apply_on_demand)
 
     def scorer(self) -> Scorer:
         registry = cast("ModelRegistry", Registry(self.ledger))

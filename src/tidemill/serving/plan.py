@@ -124,6 +124,7 @@ class Plan:
             return {}
         arrays = {name: self._array(name, [row[name] for row in values]) for name in self._reads}
         computed = self._on_demand(self.service, arrays)
+        self._seen_texts.update(name for name, array in arrays.items() if array.dtype == object)  # only now: the functions take them
         out: dict[str, list[Any]] = {}
         for name in self._computed:
             column = computed[name].tolist()
@@ -133,10 +134,7 @@ class Plan:
         return out
 
     def _array(self, name: str, values: list[Any]) -> npt.NDArray[Any]:
-        array = as_array(name, values, time=name in self._times, text=name in self._seen_texts)
-        if array.dtype == object:
-            self._seen_texts.add(name)
-        return array
+        return as_array(name, values, time=name in self._times, text=name in self._seen_texts)
 
 
 def compile_plan(service: Service, processor: FeatureReader, on_demand: OnDemandFunction | None = None) -> Plan:

@@ -9,6 +9,7 @@ import pytest
 from tests.support.serving_kit import FULL, LATE, LOOKUP, Local, Stack, run, sigmoid
 
 from tidemill.core.errors import ConfigError, NotFoundError
+from tidemill.platform.config import load_config
 from tidemill.serving.contracts import Contract, contract_of
 
 ROW = list(FULL.values())
@@ -137,3 +138,10 @@ def test_a_container_answers_for_one_service(stack: Stack, tmp_path: Path) -> No
     for name in ("sagemaker", "vertex", "azureml"):
         with pytest.raises(ConfigError, match=r"serving\.service: early, late"):
             Local(stack, other, contract=contract_of(name, {}))
+
+
+def test_what_the_configuration_takes(tmp_path: Path) -> None:
+    given = load_config(tmp_path, ["serving.grpc_port=8402", "serving.service=late", "serving.contract=vertex"]).serving
+    assert (given.grpc_port, given.service, given.contract) == (8402, "late", "vertex")
+    with pytest.raises(ConfigError, match="contract"):
+        load_config(tmp_path, ["serving.contract=heroku"])

@@ -85,3 +85,14 @@ def test_a_model_that_cannot_say_answers_400_and_logs_nothing(tmp_path: Path) ->
     assert (reply.status, "cannot say" in reply.json()["error"]) == (400, True)
     assert list(stack.log.read("late")) == []
     assert ask(stack, body(FULL)).status == 200
+
+
+def test_over_grpc_too(stack: Stack) -> None:
+    grpc = pytest.importorskip("tests.unit.serving.test_serving_grpc")
+    sent = grpc.typed(FULL, 2, parameters={"explain": grpc.message("InferParameter")(bool_param=True)})
+    got = grpc.run(stack, lambda _local, client: client.ask("ModelInfer", **sent))
+    score, _id, told = got.outputs
+    assert (told.name, list(told.shape)) == ("contributions", [2, len(COLUMNS) + 1])
+    assert told.parameters["columns"].string_param == ", ".join([*COLUMNS, "base"])
+    p = np.array(score.contents.fp64_contents)
+    np.testing.assert_allclose(np.array(told.contents.fp64_contents).reshape(2, -1).sum(axis=1), np.log(p / (1 - p)), atol=1e-9)

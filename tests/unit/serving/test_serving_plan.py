@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.support.serving_kit import COLUMNS, FULL, LATE, LOOKUP, Sky, Stack, apply
+from tests.support.serving_kit import COLUMNS, FULL, LATE, LOOKUP, Sky, Stack
 
 from tidemill.core.definitions import Service, on_demand
 from tidemill.core.errors import InvalidError
+from tidemill.features import apply_on_demand
 from tidemill.serving import compile_plan
 from tidemill.serving.plan import as_array, plain
 
@@ -19,20 +20,20 @@ def sky() -> Sky:
 
 
 def test_a_request_with_keys_is_looked_up_and_computed(sky: Sky) -> None:
-    plan = compile_plan(LATE, sky, apply)
+    plan = compile_plan(LATE, sky, apply_on_demand)
     assert plan.columns == COLUMNS
     assert plan.inputs([LOOKUP], [5]) == [(3.0, "cloudy", "UA", 17.0, 6.0)]
     assert sky.asked == [(1, 5)]
 
 
 def test_a_request_with_all_inputs_is_taken_as_it_is(sky: Sky) -> None:
-    plan = compile_plan(LATE, sky, apply)
+    plan = compile_plan(LATE, sky, apply_on_demand)
     assert plan.inputs([FULL | {"hour": 3, "gust": float("nan")}], [5]) == [(3.0, "cloudy", "UA", 3.0, None)]
     assert sky.asked == []
 
 
 def test_one_look_up_a_distinct_time_and_answers_stay_in_order(sky: Sky) -> None:
-    plan = compile_plan(LATE, sky, apply)
+    plan = compile_plan(LATE, sky, apply_on_demand)
     requests: list[dict[str, Any]] = [LOOKUP, FULL, LOOKUP | {"origin": "LGA"}, LOOKUP | {"factor": 3}]
     rows = plan.inputs(requests, [5, 5, 6, 5])
     assert sky.asked == [(2, 5), (1, 6)]
@@ -41,14 +42,14 @@ def test_one_look_up_a_distinct_time_and_answers_stay_in_order(sky: Sky) -> None
 
 
 def test_what_is_missing_is_named(sky: Sky) -> None:
-    plan = compile_plan(LATE, sky, apply)
+    plan = compile_plan(LATE, sky, apply_on_demand)
     request = {k: v for k, v in LOOKUP.items() if k not in ("origin", "factor")}
     with pytest.raises(InvalidError, match="'origin', 'factor'"):
         plan.inputs([LOOKUP, request], [5, 5])
 
 
 def test_a_null_key_or_column_is_a_value(sky: Sky) -> None:
-    plan = compile_plan(LATE, sky, apply)
+    plan = compile_plan(LATE, sky, apply_on_demand)
     assert plan.inputs([LOOKUP | {"carrier": None, "factor": None}], [5]) == [(3.0, "cloudy", None, 17.0, None)]
 
 
@@ -63,11 +64,11 @@ def test_a_null_key_or_column_is_a_value(sky: Sky) -> None:
     ],
 )
 def test_times_may_be_texts_datetimes_or_microseconds(sky: Sky, moment: Any) -> None:
-    assert compile_plan(LATE, sky, apply).inputs([LOOKUP | {"scheduled_at": moment}], [5])[0][3] == 17.0
+    assert compile_plan(LATE, sky, apply_on_demand).inputs([LOOKUP | {"scheduled_at": moment}], [5])[0][3] == 17.0
 
 
 def test_a_time_that_is_none_is_refused_by_name(sky: Sky) -> None:
-    plan = compile_plan(LATE, sky, apply)
+    plan = compile_plan(LATE, sky, apply_on_demand)
     for wrong in ("tomorrow", 1.5, True):
         with pytest.raises(InvalidError, match=r"scheduled_at|tomorrow"):
             plan.inputs([LOOKUP | {"scheduled_at": wrong}], [5])
@@ -75,7 +76,7 @@ def test_a_time_that_is_none_is_refused_by_name(sky: Sky) -> None:
 
 def test_a_value_that_no_model_takes_names_its_column(sky: Sky) -> None:
     with pytest.raises(InvalidError, match="'carrier' is list"):
-        compile_plan(LATE, sky, apply).inputs([LOOKUP | {"carrier": ["UA"]}], [5])
+        compile_plan(LATE, sky, apply_on_demand).inputs([LOOKUP | {"carrier": ["UA"]}], [5])
 
 
 def test_on_demand_features_need_their_function(sky: Sky) -> None:
@@ -134,3 +135,11 @@ def test_plain_values() -> None:
         "x",
         "y",
     ]
+
+
+def test_a_text_that_a_function_refused_is_not_remembered_as_its_kind() -> None:
+    sky = Sky()
+    plan = compile_plan(LATE, sky, apply_on_demand)
+    with pytest.raises(InvalidError, match="gust"):
+        plan.inputs([LOOKUP | {"factor": "two"}], [5])
+    assert plan.inputs([LOOKUP | {"factor": None}], [5])[0][4] is None
