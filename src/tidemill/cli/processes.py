@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tidemill.cli.exits import code_of, explain
+from tidemill.cli.logs import write_logs
 from tidemill.cli.options import opened, project_options
 from tidemill.core.instants import DAY_US, SECOND_US, parse_duration
 
@@ -36,7 +37,10 @@ _NAMES = ("api", "server", "reconciler", "trainer", "follower")
 @click.option("--supervised", is_flag=True, help="Stop when standard input ends.")
 def process(name: str, project: Path, overrides: Sequence[str], supervised: bool) -> None:
     """Run one of the processes until it is told to stop."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
+    from tidemill.platform.config import load_config
+    from tidemill.platform.project import find_project
+
+    write_logs(load_config(find_project(project), overrides))
     if supervised:
         threading.Thread(target=_stop_with_parent, daemon=True).start()
     _PROCESSES[name](project, overrides)

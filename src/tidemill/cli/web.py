@@ -49,7 +49,7 @@ def build_models(platform: Platform) -> Any:
         ports = (platform.router, platform.runtime, platform.registry, platform.blobs, platform.server_log)
         scorers[name] = Scorer(service, plan, *ports, plan_for)
     tokens, beside = Tokens(platform.ledger, platform.clock), _beside(platform)
-    app = build_app(scorers, tokens, report=_counts(platform), feedback=_feedback(platform), **beside)
+    app = build_app(scorers, tokens, report=_counts(platform), tracer=platform.traces, feedback=_feedback(platform), **beside)
     given = platform.config.serving
     if given.grpc_port is not None:
         app.beside.append(platform.protocol("grpc", app, listens(given)[0], given.grpc_port))
@@ -123,7 +123,13 @@ def _settings(platform: Platform) -> Any:
 
     given = platform.config.serving
     contract = None if given.contract is None else contract_of(given.contract, os.environ)
-    return Settings(max_body_bytes=given.max_body_bytes, allow_at=given.allow_at, contract=contract, log_share=given.log_share)
+    return Settings(
+        max_body_bytes=given.max_body_bytes,
+        allow_at=given.allow_at,
+        contract=contract,
+        log_share=given.log_share,
+        access_log=given.access_log,
+    )
 
 
 def _feature_routes(platform: Platform) -> Any:
@@ -187,9 +193,12 @@ def listens(where: ServingConfig) -> tuple[str, int]:
 
 def models() -> Any:
     """The model server of the project that the environment names: what each of its worker processes calls."""
+    from tidemill.cli.logs import write_logs
     from tidemill.platform.root import Platform
 
-    return build_models(Platform.open(Path(os.environ[PROJECT]), json.loads(os.environ[OVERRIDES])))
+    platform = Platform.open(Path(os.environ[PROJECT]), json.loads(os.environ[OVERRIDES]))
+    write_logs(platform.config)
+    return build_models(platform)
 
 
 def features() -> Any:

@@ -38,6 +38,7 @@ class StackConfig:
     trainer: str = "processes:local"
     runtime: str = "onnx:local"
     alerts: str | None = None
+    traces: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,8 @@ class ServingConfig:
     there too. `service`: serve this one alone, not all. `contract`: sagemaker, vertex or azureml: listen where, and answer as, that platform
     asks of a container. `log_share`: the share of predictions that is logged, 0 to 1, by their ids; `log_hot`: how long they stay in the fast
     log before they are archived in the table `predictions_SERVICE`; `log_keep`: how long they are kept at all, empty for ever.
+    `access_log`: whether each prediction's id, status and time is a line of the server's log. `trace_share`: the share of requests that are
+    traced (`stack.traces`), where the caller does not decide.
     """
 
     host: str = "127.0.0.1"
@@ -109,6 +112,8 @@ class ServingConfig:
     log_share: float = 1.0
     log_hot: str = "1d"
     log_keep: str = ""
+    access_log: bool = False
+    trace_share: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +132,10 @@ class ModelsConfig:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """All settings of a project. `home` is absolute once loaded."""
+    """All settings of a project. `home` is absolute once loaded. `logs`: how the processes of `tidemill up` write their log, as text or JSON lines."""
 
     home: str = ".tidemill"
+    logs: Literal["text", "json"] = "text"
     stack: StackConfig = field(default_factory=StackConfig)
     retraining: RetrainingConfig = field(default_factory=RetrainingConfig)
     parity: ParityConfig = field(default_factory=ParityConfig)
@@ -172,6 +178,8 @@ def load_config(project: Path, overrides: Sequence[str] = (), *, home: Path | No
 def _check_log(given: ServingConfig) -> None:
     if not 0 <= given.log_share <= 1:
         raise ConfigError(f"serving.log_share is {given.log_share}; it must be 0 to 1, for example 0.1 for one prediction of ten")
+    if not 0 <= given.trace_share <= 1:
+        raise ConfigError(f"serving.trace_share is {given.trace_share}; it must be 0 to 1, for example 0.01 for one request of a hundred")
     hot = parse_duration(given.log_hot)
     if given.log_keep and parse_duration(given.log_keep) < hot:
         raise ConfigError(

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from tidemill.retraining.loop import Auditor
     from tidemill.retraining.ports import Loop, Metrics
     from tidemill.serving.ports import PredictionLog, Router, Runtime
+    from tidemill.serving.tracing import Tracer
     from tidemill.tracking.ports import Tracker
     from tidemill.training.ports import Trainer
     from tidemill.tuning.ports import Tuner
@@ -96,7 +97,7 @@ class Platform:
         other.__dict__.update({name: getattr(self, name) for name in (*SHARED, *own)})
         return other
 
-    def _port(self, setting: str, *given: str, **schemes: Callable[[str], Any]) -> Any:
+    def _port(self, setting: str, *given: Any, **schemes: Callable[[str], Any]) -> Any:
         """Open what the URL of `setting` names: an embedded default, or an adapter registered under the scheme, called with URL and `given`."""
         url = getattr(self.config.stack, setting)
         adapters = {e.name: e for e in entry_points(group=f"tidemill.{setting}")}
@@ -364,6 +365,11 @@ class Platform:
 
         url = self.config.stack.alerts
         return WebhookAlerts(url) if url else None
+
+    @cached_property
+    def traces(self) -> Tracer | None:
+        """Where traces of requests go; None when nowhere."""
+        return self._port("traces", self.config.serving.trace_share, "tidemill") if self.config.stack.traces else None
 
     @cached_property
     def executor(self) -> Executor:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from time import perf_counter_ns
 from typing import Any
 
 from tidemill.core.clock import Clock
@@ -40,6 +41,7 @@ class Endpoint:
         self.scorer = scorer
         self.metrics = ServiceMetrics()
         self.problem = ""
+        self.tracing = False
         self._writer = writer
         self._shadows = shadows
         self._clock = clock
@@ -59,6 +61,11 @@ class Endpoint:
             self._loop.call_soon(self._flush)
         self._waiting.append((call, future))
         return future
+
+    @property
+    def queued(self) -> int:
+        """Rows that wait for their group."""
+        return sum(len(call) for call, _ in self._waiting)
 
     def _flush(self) -> None:
         waiting = [
@@ -94,6 +101,7 @@ class Endpoint:
         ids: list[str] = []
         requests: list[Mapping[str, Any]] = []
         inputs: list[tuple[Any, ...]] = []
+        started = perf_counter_ns()
         wanted = [request for call in calls if call.inputs is None for request in call.requests]
         plan = self.scorer.plan_of(lineup, lineup.live)
         found = iter(plan.inputs(wanted, [now] * len(wanted)) if wanted else ())
@@ -105,7 +113,10 @@ class Endpoint:
             else:
                 requests += call.requests
                 inputs += call.inputs
+        looked_up = perf_counter_ns()
         answers = self.scorer.respond(requests, inputs, ids, [now] * len(ids), lineup=lineup, version=calls[0].version)
+        if self.tracing:
+            _mark(calls, answers, started, looked_up)
         if len(calls) == len(answers):
             return [_Outcome(lineup, [answer]) for answer in answers]
         out, start = [], 0
@@ -128,8 +139,12 @@ class Endpoint:
         if not group:
             return
 
+        handed_over = perf_counter_ns()
+
         def tell(logged: bool) -> None:
             timer.cancel()
+            if self.tracing:
+                _mark_logged(waiting, handed_over, logged)
             for future, answers in answered:
                 if not future.done():
                     future.set_result((answers, logged and said((a.id for a in answers), self._settings.log_share)))
@@ -142,7 +157,26 @@ class Endpoint:
             self._loop.call_soon(self._shadows.submit, self.scorer, lineup, group)
 
     def _count(self, group: Sequence[Prediction]) -> None:
+        self.metrics.offer(group)
         for prediction in group:
             self.metrics.predictions[prediction.version, prediction.role] += 1
             if prediction.degraded:
                 self.metrics.degraded[prediction.degraded] += 1
+
+
+def _mark_logged(waiting: _Waiting, since: int, logged: bool) -> None:
+    """Tell each traced call how long the log took."""
+    for call, _future in waiting:
+        if call.trace is not None:
+            call.trace.part("log", since, perf_counter_ns(), logged=logged)
+
+
+def _mark(calls: Sequence[Call], answers: Sequence[Prediction], started: int, looked_up: int) -> None:
+    """Tell each traced call when its group had its features and its scores."""
+    scored, place = perf_counter_ns(), 0
+    for call in calls:
+        if call.trace is not None:
+            first = answers[place]
+            call.trace.part("features", started, looked_up, rows=len(answers), looked_up=call.inputs is None)
+            call.trace.part("model", looked_up, scored, rows=len(answers), version=first.version, role=first.role)
+        place += len(call)

@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 JSON = [("content-type", "application/json")]
 CLOSING = [*JSON, ("connection", "close")]
 _RETRY = ("retry-after", "1")
+OPEN_METRICS = [("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")]
 TEXT = [("content-type", "text/plain; version=0.0.4; charset=utf-8")]
 _DRAIN = 64 << 20
 Reply = tuple[int, list[tuple[str, str]], bytes]
@@ -68,6 +69,7 @@ class Settings:
         inline_rows: groups up to this size are scored in the event loop, larger ones in a thread.
         poll_s: how often deployments are looked at for a change.
         log_share: the share of predictions that the log keeps; an answer says when it is not among them.
+        access_log: whether each prediction's id, status and time is told to the logger `tidemill.access`.
         log_timeout_s: when the log takes longer than this, the answer goes out as `degraded`.
         backlog_rows: predictions kept in memory while the log is degraded.
         shadow_rows: answered rows that may wait for their shadows before they are dropped.
@@ -83,6 +85,7 @@ class Settings:
     inline_rows: int = 256
     poll_s: float = 0.5
     log_share: float = 1.0
+    access_log: bool = False
     log_timeout_s: float = 5.0
     backlog_rows: int = 50_000
     shadow_rows: int = 10_000

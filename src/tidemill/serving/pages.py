@@ -11,7 +11,7 @@ from tidemill.serving import metrics, protocol
 from tidemill.serving.board import Board
 from tidemill.serving.endpoint import Endpoint
 from tidemill.serving.feast import FeatureRoutes
-from tidemill.serving.http import JSON, TEXT, Reply
+from tidemill.serving.http import JSON, OPEN_METRICS, TEXT, Reply
 from tidemill.serving.shadow import Shadows
 from tidemill.serving.writer import LogWriter
 
@@ -57,7 +57,7 @@ class Pages:
         self.board: Board | None = None
         self.at: Mapping[str, Callable[[], Reply]] = {
             "/v2/health": self._health,
-            "/metrics": self._metrics,
+            "/metrics": self.exposition,
         }
 
     def is_ready(self) -> bool:
@@ -78,7 +78,9 @@ class Pages:
         state = {"state": "degraded" if reasons else "ok", "reasons": reasons, "waiting": sum(w.backlog for w in self._writers)}
         return reply({"live": True, "ready": self.is_ready(), "logging": state, "services": services})
 
-    def _metrics(self) -> Reply:
+    def exposition(self, accept: str = "") -> Reply:
+        """What is counted: OpenMetrics, with exemplars, where the scraper accepts it, else Prometheus' text format."""
+        opened = "application/openmetrics-text" in accept
         weights = {
             f'service="{name}",version="{d.version}",role="{d.role}"': d.weight
             for name, e in self._endpoints.items()
@@ -86,6 +88,7 @@ class Pages:
         }
         gauges: dict[str, dict[str, Any]] = {
             "deployment_weight": weights,
+            "queue_rows": {f'service="{name}"': e.queued for name, e in self._endpoints.items()},
             "feature_lag_seconds": {f'view="{view}"': lag for view, lag in self._lags().items()},
             "features_unavailable": {f'service="{name}"': int(bool(e.scorer.plan.problem)) for name, e in self._endpoints.items()},
         }
@@ -96,13 +99,15 @@ class Pages:
             services, now, ever = self.board.together(services, now, ever)
         gauges |= {name: {"": value} for name, value in (now | ever).items()}
         asked = services.pop(_FEATURES, None)
-        text = metrics.render(services, gauges)
+        text = metrics.render(services, gauges, exemplars=opened)
         if asked is not None and self._features is not None:
             text += self._features.exposition(asked)
-        return 200, TEXT, text.encode()
+        return (200, OPEN_METRICS, metrics.open_metrics(text).encode()) if opened else (200, TEXT, text.encode())
 
     def publish(self) -> None:
-        """Put this process's counts where the others add them to theirs."""
+        """Look at some of what was answered, and put this process's counts where the others add them to theirs."""
+        for endpoint in self._endpoints.values():
+            endpoint.metrics.look()
         if self.board is not None:
             self.board.write(self._services(), self._now(), self._ever())
 

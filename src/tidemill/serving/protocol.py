@@ -18,6 +18,7 @@ import msgspec
 
 from tidemill.core.errors import InvalidError, not_found
 from tidemill.serving.plan import Plan
+from tidemill.serving.tracing import Timed
 
 _MAX_ID = 200
 _Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
@@ -161,6 +162,7 @@ class Call:
     wanted: frozenset[str] | None = None
     at: str | None = None
     version: int | None = None
+    trace: Timed | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

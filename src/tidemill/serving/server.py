@@ -23,14 +23,17 @@ from tidemill.serving.http import Http, MethodError, Reply, Settings, Unauthoris
 from tidemill.serving.pages import Pages, reply
 from tidemill.serving.ports import PredictionLog
 from tidemill.serving.protocols import PROTOCOLS, Asked, Feedback, Found, Host, Router, deployed, oip
+from tidemill.serving.protocols.base import ID
 from tidemill.serving.protocols.describe import openapi
 from tidemill.serving.score import Scorer
 from tidemill.serving.shadow import Shadows
 from tidemill.serving.tally import Counted
 from tidemill.serving.tokens import Access, Action, Tokens
+from tidemill.serving.tracing import Timed, Tracer, begin
 from tidemill.serving.writer import Group, LogWriter
 
 logger = logging.getLogger(__name__)
+access = logging.getLogger("tidemill.access")
 _OPEN = {"/v2/health"}
 _DRAIN_STEP_S = 0.01
 Known = Callable[[], Mapping[str, int]]
@@ -65,7 +68,9 @@ class ModelServer:
         streams: Gauges = dict,
         feedback: Feedback | None = None,
         report: Report | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
+        self._tracer = tracer
         self.settings = settings
         self._report = report
         self._features = features
@@ -89,6 +94,8 @@ class ModelServer:
             writer = writers.setdefault(id(scorer.log), self._writer(scorer.log))
             shadows = self.shadows.setdefault(id(scorer.log), Shadows(writer, max_rows=settings.shadow_rows))
             self.endpoints[name] = Endpoint(scorer, writer, shadows, clock, settings)
+        for endpoint in self.endpoints.values():
+            endpoint.tracing = tracer is not None
         self.writers: Sequence[LogWriter] = tuple(writers.values())
         self._infer_paths = {f"/v2/models/{name}/infer": endpoint for name, endpoint in self.endpoints.items()}
         self._pages = Pages(
@@ -158,6 +165,8 @@ class ModelServer:
         self._threads.shutdown()
         self._pages.publish()
         self._tell_counts()
+        if self._tracer is not None:
+            self._tracer.close()
 
     def refresh(self) -> dict[str, bool | str]:
         """Take over changed deployments of every service; answers per service whether it changed, or why it could not."""
@@ -236,14 +245,17 @@ class ModelServer:
         counts = endpoint.metrics
         counts.requests += 1
         self.in_flight += 1
-        status, headers = 200, None
+        status, headers, of, trace = 200, None, "", None
         try:
+            if self._tracer is not None:
+                trace = begin(self._tracer, self._clock, f"predict {endpoint.scorer.service.name}", scope.headers)
             self._authorise(scope, "predict")
             body = await read_body(scope.headers.get("content-length"), http, self.settings.max_body_bytes)
             if b"binary_data" in body or b'"explain"' in body or body[:1] != b"{":
                 status, headers, body = await oip.infer(Asked(scope.method, scope.path, scope.headers, body, self.host, endpoint))
             else:
                 call = protocol.read(body, endpoint.scorer.plan, max_rows=self.settings.max_rows, make_id=_new_id)
+                of, call.trace = call.id, trace
                 self.host.check_time(call)
                 answers, logged = await endpoint.submit(call)
                 body = protocol.answer(call, endpoint.scorer.service.name, answers, logged or "degraded")
@@ -252,8 +264,25 @@ class ModelServer:
             counts.errors[status] += 1
         finally:
             self.in_flight -= 1
-        http.response_bytes(status, headers or headers_of(status, closing=self.stopping), body)
-        counts.latency.observe(perf_counter() - started)
+        headers = headers or headers_of(status, closing=self.stopping)
+        if trace is not None:
+            headers = [*headers, ("traceparent", trace.trace.traceparent)]
+        http.response_bytes(status, headers, body)
+        took = perf_counter() - started
+        counts.latency.observe(took, of)
+        if trace is not None or self.settings.access_log:
+            self._told(endpoint, of, status, took, trace)
+
+    def _told(self, endpoint: Endpoint, of: str, status: int, took: float, trace: Timed | None) -> None:
+        """Say what became of a request, in its trace and in the log."""
+        service = endpoint.scorer.service.name
+        if trace is not None:
+            facts: dict[str, Any] = {"tidemill.service": service, "tidemill.prediction_id": of, "http.response.status_code": status}
+            trace.end(failed=status >= 500, **facts)
+        if self.settings.access_log:
+            parent = trace.trace.traceparent if trace is not None else None
+            extra = {"service": service, "prediction": of, "status": status, "ms": round(took * 1000, 3), "traceparent": parent}
+            access.info("predicted", extra=extra)
 
     def _authorise(self, scope: Any, action: Action) -> str:
         """Whose token the request has. Raises `RefusedError` unless it allows `action`."""
@@ -299,7 +328,7 @@ class ModelServer:
             raise MethodError(f"{path} is read with GET")
         if path not in _OPEN:
             self._authorise(scope, "read")
-        return page()
+        return self._pages.exposition(scope.headers.get("accept") or "") if path == "/metrics" else page()
 
     async def _answer(self, scope: Any, http: Http, found: Found) -> Reply:
         """Answer by a protocol's route; what goes wrong has the protocol's shape, and a prediction is counted wherever it comes in."""
@@ -323,7 +352,8 @@ class ModelServer:
             if counts is not None:
                 counts.errors[status] += 1
         if counts is not None:
-            counts.latency.observe(perf_counter() - started)
+            of = next((value for name, value in answer[1] if name == ID), "")
+            counts.latency.observe(perf_counter() - started, of)
         return answer
 
     @property
@@ -343,6 +373,7 @@ def build_app(
     streams: Gauges = dict,
     feedback: Feedback | None = None,
     report: Report | None = None,
+    tracer: Tracer | None = None,
 ) -> ModelServer:
     """The RSGI application that serves each scorer under its service's name.
 
@@ -356,6 +387,7 @@ def build_app(
         streams: tells how far streams are followed, for the metrics: values by label text, by name.
         feedback: keeps the label that feedback of Seldon's protocol states; without it such feedback is refused.
         report: takes what versions of a rollout have counted, by deployment and role.
+        tracer: traces requests; without one they do nothing for it.
     """
     return ModelServer(
         scorers,
@@ -367,6 +399,7 @@ def build_app(
         streams=streams,
         feedback=feedback,
         report=report,
+        tracer=tracer,
     )
 
 
