@@ -32,6 +32,7 @@ COMMANDS = {
     "deploy": ("serving", "Put a model version behind its service."),
     "rollout": ("serving", "Show a service's deployments, or move them."),
     "predict": ("serving", "Ask the model server."),
+    "loadtest": ("loadtest", "Load a service with what it was really asked."),
     "labels": ("labels", "Show labels and their states; state labels."),
     "monitor": ("monitoring", "Show quality and drift over time."),
     "decisions": ("retraining", "List and show decisions with their evidence."),

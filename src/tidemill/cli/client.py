@@ -12,8 +12,8 @@ from urllib.parse import quote, urlsplit
 
 from tidemill.core.definitions import Service
 from tidemill.core.errors import InvalidError, NotFoundError, RefusedError, TidemillError, UnavailableError
+from tidemill.serving.asking import tensors
 
-_TYPES = {bool: "BOOL", int: "INT64", float: "FP64", str: "BYTES"}
 _ERRORS: dict[int, type[TidemillError]] = {
     400: InvalidError,
     401: RefusedError,
@@ -52,15 +52,7 @@ def _inputs(service: Service, rows: Sequence[Mapping[str, Any]]) -> list[dict[st
     wanted = [c for c in dict.fromkeys((*service.request_columns, service.key)) if any(c in row for row in rows)]
     if missing := [c for c in service.request_columns if any(c not in row for row in rows)]:
         raise InvalidError(f"the request lacks {', '.join(missing)}; {service.name} asks for {', '.join(service.request_columns)}")
-    out = []
-    for name in wanted:
-        data = [row.get(name) for row in rows]
-        kinds = {type(v) for v in data if v is not None}
-        kind = float if kinds == {int, float} else next(iter(kinds), float)
-        if kind not in _TYPES or (len(kinds) > 1 and kind is not float):
-            raise InvalidError(f"{name} must be a number, a text or a boolean in every request, all of one kind")
-        out.append({"name": name, "shape": [len(rows)], "datatype": _TYPES[kind], "data": data})
-    return out
+    return tensors(wanted, rows)
 
 
 def _error(error: urllib.error.HTTPError, token: str) -> TidemillError:

@@ -17,6 +17,7 @@ from tidemill.console.pages import (
     decisions,
     explain,
     features,
+    loadtests,
     loop,
     models,
     monitoring,
@@ -29,7 +30,7 @@ from tidemill.console.pages import (
 )
 from tidemill.console.render import page, templates
 
-PAGES = (loop, data, features, explain, runs, run, models, services, monitoring, decisions, replay, prediction, traffic)
+PAGES = (loop, data, features, explain, runs, run, models, services, monitoring, decisions, replay, prediction, traffic, loadtests)
 
 
 def mount(app: FastAPI) -> None:

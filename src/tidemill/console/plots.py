@@ -139,6 +139,35 @@ def scores(found: Mapping[str, Sequence[float]]) -> Figure:
     return _figure(traces, height=260, y="requests", legend=True) | {"axes": {"x": {"type": "linear", "title": {"text": "score"}}}}
 
 
+def load_rate(history: Sequence[Sequence[float | None]]) -> Figure:
+    """Calls and failures a second of a load test."""
+    x = [row[0] for row in history]
+    traces = [
+        _line(
+            "calls",
+            x,
+            [row[2] for row in history],
+            "tide",
+            fill="tozeroy",
+            fillcolor="tide/0.12",
+            hovertemplate="%{y:,.0f}/s<extra></extra>",
+        ),
+        _line("failures", x, [row[3] for row in history], "bad", hovertemplate="%{y:,.1f}/s failed<extra></extra>"),
+    ]
+    return _figure(traces, height=220, y="a second", legend=True) | {"axes": {"x": {"type": "linear", "title": {"text": "seconds"}}}}
+
+
+def load_latency(history: Sequence[Sequence[float | None]]) -> Figure:
+    """Percentiles of a load test's latency."""
+    x = [row[0] for row in history]
+    named = ((4, "median", "tide"), (5, "95 %", "soft"), (6, "99 %", "warn"))
+    traces = [
+        _line(name, x, [row[i] for row in history], colour, hovertemplate=f"{name}: %{{y:,.0f}} ms<extra></extra>")
+        for i, name, colour in named
+    ]
+    return _figure(traces, height=240, y="ms", legend=True) | {"axes": {"x": {"type": "linear", "title": {"text": "seconds"}}}}
+
+
 def curve(name: str, points: Sequence[tuple[int, float]]) -> Figure:
     """A metric by step."""
     trace = _line(name, [s for s, _ in points], [v for _, v in points], "tide", hovertemplate="step %{x}: %{y:.5g}<extra></extra>")

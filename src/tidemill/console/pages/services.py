@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from tidemill.api.needs import Needs
-from tidemill.api.queries import decisions, services, state, traffic
+from tidemill.api.queries import decisions, loadtests, services, state, traffic
 from tidemill.api.queries.times import as_of
 from tidemill.console import plots
 from tidemill.console.draw.spark import histogram, shares
@@ -36,7 +36,7 @@ def listing(request: Request, service: str = "", offset: int = 0) -> Response:
         current = services.current(db, name)
         history = services.history(db, name, offset=offset, limit=20)
         made = decisions.listing(db, service=name, limit=40).items
-        replayed = traffic.listing(db, name)[:6]
+        replayed, loaded = traffic.listing(db, name)[:6], loadtests.listing(db, name)[:6]
         health, look = state.find(db, f"serving:{name}"), state.find(db, f"rollout:{name}")
     answered = _recent(platform, name, now_us) if name else []
     shown = latency([p.latency_us for p in answered])
@@ -45,7 +45,7 @@ def listing(request: Request, service: str = "", offset: int = 0) -> Response:
     seen = looks(look) if trying else looks(past["evidence"]) if past else []
     return page(
         request, "services.html", "services", now_us=now_us, names=names, name=name, definition=platform.definitions.services.get(name), current=current,
-        replayed=replayed,
+        replayed=replayed, loaded=loaded,
         history=history, health=health, answered=answered, latency=shown, trying=look if trying else None,
         past=past, recent=answered[-12:][::-1],
         split=shares([(f"v{d['version']} {d['role']}", d["role"], d["weight"]) for d in current if d["weight"]], label="Traffic split", width=720),
