@@ -94,7 +94,7 @@ class Nothing:
         return [{} for _ in keys]
 
 
-def serve_tidemill(home: Path, port: int) -> None:
+def serve_tidemill(home: Path, port: int, grpc_port: int | None = None) -> None:
     from tidemill.core.clock import WallClock
     from tidemill.core.definitions import Label, Service, Table
     from tidemill.serving import Scorer, Tokens, compile_plan
@@ -116,7 +116,12 @@ def serve_tidemill(home: Path, port: int) -> None:
     log = SqlitePredictionLog(home / "predictions.db", ahead=True)
     router, runtime = LedgerRouter(ledger), OnnxRuntime()
     scorers = {n: Scorer(service, compile_plan(service, r), router, runtime, registry, blobs, log) for n, (service, r) in services.items()}
-    serve(build_app(scorers, tokens, clock=clock), port=port)
+    app = build_app(scorers, tokens, clock=clock)
+    if grpc_port is not None:
+        from tidemill.adapters.grpc.serving import open_grpc
+
+        app.beside.append(open_grpc(app, "127.0.0.1", grpc_port))
+    serve(app, port=port)
 
 
 def _deployed(home: Path) -> tuple[Any, Any, Any]:

@@ -13,8 +13,13 @@ import pytest
 from tests.support.serving_kit import FULL, LOOKUP, Local, Stack, sigmoid
 
 from tidemill.adapters.grpc.messages import SERVICE, message
+from tidemill.adapters.grpc.plain import plain
+from tidemill.adapters.grpc.service import _answer
 from tidemill.adapters.grpc.serving import open_grpc
 from tidemill.core.errors import UnavailableError
+from tidemill.serving import protocol
+from tidemill.serving.ports import Prediction
+from tidemill.serving.protocol import Call
 
 SCORE = pytest.approx(sigmoid(1))
 Code = grpc.StatusCode
@@ -340,6 +345,16 @@ def test_a_caller_that_goes_is_not_answered_and_the_connection_goes_on(stack: St
         return held[0].cancelled(), local.app.in_flight, (await client.ask("ModelInfer", **typed(FULL, id="next"))).id
 
     assert run(stack, script) == (True, 0, "next")
+
+
+@pytest.mark.parametrize("name", ["", "a", "x" * 127, "x" * 128, "ü" * 200])
+@pytest.mark.parametrize("logged", [True, "degraded", "sampled"])
+def test_the_short_way_of_most_answers_is_the_long_one(name: str, logged: bool | str) -> None:
+    given = Prediction("p", "late", "late", 12, "canary", 5, 0.25, (), ())
+    call = Call(name, [name or "row"], [], None)
+    assert message("ModelInferResponse").FromString(plain(call.id, call.ids[0], "late", given, logged)) == message(
+        "ModelInferResponse"
+    ).FromString(_answer(protocol.answered(call, "late", [given], logged), raw=False))
 
 
 def test_a_port_that_is_taken(stack: Stack) -> None:

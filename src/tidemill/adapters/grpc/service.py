@@ -11,6 +11,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from tidemill.adapters.grpc.messages import message
+from tidemill.adapters.grpc.plain import plain
 from tidemill.core.errors import ConflictError, InvalidError, TidemillError, UnavailableError
 from tidemill.serving import explain, protocol
 from tidemill.serving.endpoint import Endpoint
@@ -74,9 +75,12 @@ class Infer:
         error: BaseException | None = None
         try:
             answers, logged, *more = future.result()
-            told = protocol.answered(self._call, self._request.model_name, answers, logged or "degraded")
+            call, raw = self._call, len(self._request.raw_input_contents) > 0
+            if len(answers) == 1 and call.wanted is None and not (raw or more or answers[0].degraded):
+                return plain(call.id, call.ids[0], self._request.model_name, answers[0], logged or "degraded")
+            told = protocol.answered(call, self._request.model_name, answers, logged or "degraded")
             told["outputs"] += more
-            return _answer(told, raw=len(self._request.raw_input_contents) > 0)
+            return _answer(told, raw=raw)
         except BaseException as raised:
             error = raised
             raise
