@@ -40,7 +40,7 @@ def support() -> str:
     adapters.pop("protocol")
     embedded = _embedded()
     for setting in dict.fromkeys((*embedded, *adapters)):
-        if setting in ("flavors", "readers"):
+        if setting in ("exports", "flavors", "readers"):
             continue
         named = "`source` of a table" if setting == "sources" else f"`stack.{setting}`"
         out += [f"| {named} | `{scheme}:` | `pip install tidemill` |" for scheme in embedded.get(setting, ())]
@@ -55,11 +55,15 @@ def _models(adapters: dict[str, dict[str, str]]) -> list[str]:
     """Which models can be trained and served."""
     out = ["\n## Models\n", "Chosen by the flavor in the artifact's `MLmodel`; see [how](../how-to/models-of-other-libraries.md).\n"]
     out.append("| flavor | trained by | comes with |\n|---|---|---|")
-    out += ["| `onnx`, `lightgbm` | `tm.lightgbm_model` | `pip install tidemill` |"]
+    out += ["| `onnx`, `lightgbm` | `tm.lightgbm_model`, `tm.onnx_model` | `pip install tidemill` |"]
     for flavor, place in adapters["readers"].items():
         folder = place.removeprefix("tidemill.adapters.").partition(".")[0]
         extra = f"'tidemill[{folder}]'" if folder != "function" else "tidemill"
         out.append(f"| `{flavor}` | `tm.{folder}_model` | `pip install {extra}` |")
+    names = ", ".join(f"`{name}`" for name in adapters["exports"])
+    out.append("\n## Ways out\n")
+    out.append(f"`tidemill export --to …` ([how](../how-to/export-to-a-framework.md)) writes applications for {names}.")
+    out.append("`tidemill build` ([how](../how-to/build-an-image.md)) writes the context of a container image.")
     return out
 
 

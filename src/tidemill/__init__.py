@@ -4,7 +4,8 @@ A project's `definitions.py` needs nothing but this module: `import tidemill as 
 (PEP 562), so that importing costs milliseconds. `__all__` are the words that most definitions use; further aggregates (`std`, `first`, `last`,
 `distinct`, `quantile`, `top_k`, `expression`) resolve as well, and so does what stands inside a step:
 ranges of a search (`integer`, `real`, `log`, `choice`), the types of annotations (`TrainingSet`, `Model`, `ModelVersion`, `Instant`) and the
-helpers of learners (`encode`, `deterministic`, `lightgbm_model`, `xgboost_model`, `sklearn_model`, `function_model`).
+helpers of learners (`encode`, `deterministic`, `lightgbm_model`, `onnx_model`, `xgboost_model`,
+`sklearn_model`, `function_model`).
 """
 
 from importlib import import_module
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from tidemill.training import evaluate as evaluate
     from tidemill.training import holdout as holdout
     from tidemill.training import lightgbm_model as lightgbm_model
+    from tidemill.training import onnx_model as onnx_model
     from tidemill.training import training_set as training_set
     from tidemill.training.ports import Model as Model
     from tidemill.training.ports import TrainingSet as TrainingSet
@@ -100,7 +102,7 @@ _MODULES = {
     "tidemill.pipelines": "step pipeline",
     "tidemill.registry": "register",
     "tidemill.registry.ports": "ModelVersion",
-    "tidemill.training": "training_set holdout evaluate encode deterministic lightgbm_model",
+    "tidemill.training": "training_set holdout evaluate encode deterministic lightgbm_model onnx_model",
     "tidemill.training.ports": "TrainingSet Model",
     "tidemill.tuning": "tune integer real log choice",
 }

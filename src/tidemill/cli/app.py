@@ -33,6 +33,8 @@ COMMANDS = {
     "rollout": ("serving", "Show a service's deployments, or move them."),
     "predict": ("serving", "Ask the model server."),
     "loadtest": ("loadtest", "Load a service with what it was really asked."),
+    "build": ("delivery", "Write the context of a service's container image."),
+    "export": ("delivery", "Write a service as another framework's application."),
     "labels": ("labels", "Show labels and their states; state labels."),
     "monitor": ("monitoring", "Show quality and drift over time."),
     "decisions": ("retraining", "List and show decisions with their evidence."),

@@ -28,6 +28,7 @@ ALLOWED: dict[AccessRole, frozenset[Action]] = {
     "admin": frozenset({"read", "predict", "ingest", "run", "deploy", "administer", "reveal"}),
 }
 _PREFIX = "tm_"
+_SHORTEST = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,20 @@ class Tokens:
             emit(db, "token.made", name, {"role": role, "hash": _hash(secret)[:12]}, at_us=at_us, actor=actor)
         self._read_us = -1
         return secret
+
+    def accept(self, name: str, secret: str, role: str = "admin", *, actor: str = "tidemill") -> None:
+        """Take a secret that somebody else made, for a program that is told it by its surroundings. Raises `InvalidError` for one that can be guessed."""
+        if role not in ROLES:
+            raise not_found("role", role, ROLES)
+        if len(secret) < _SHORTEST or len(set(secret)) < _SHORTEST // 3:
+            raise InvalidError(
+                f"a token must have at least {_SHORTEST} characters that nobody can guess, for example from `openssl rand -hex 32`"
+            )
+        at_us = self._clock.now_us()
+        with self._ledger.write() as db:
+            insert_once(db, token, {"hash": _hash(secret), "name": name, "role": role, "at_us": at_us})
+            emit(db, "token.accepted", name, {"role": role, "hash": _hash(secret)[:12]}, at_us=at_us, actor=actor)
+        self._read_us = -1
 
     def revoke(self, name: str, *, actor: str = "tidemill") -> int:
         """Take back all tokens of a name; servers forget them within the ttl. Raises `NotFoundError`."""

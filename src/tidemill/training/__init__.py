@@ -3,6 +3,7 @@
 from tidemill.training.codecs import ModelCodec, TrainingSetCodec
 from tidemill.training.learners import deterministic, lightgbm_model, policy, provenance, score
 from tidemill.training.measure import ModelEvaluator
+from tidemill.training.onnxed import onnx_model
 from tidemill.training.package import pack_model, read_model
 from tidemill.training.pieces import SpinePieces, pieces
 from tidemill.training.rows import encode, encode_columns
@@ -21,6 +22,7 @@ __all__ = [
     "evaluate",
     "holdout",
     "lightgbm_model",
+    "onnx_model",
     "pack_model",
     "pieces",
     "policy",

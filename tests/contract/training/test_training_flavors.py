@@ -8,8 +8,9 @@ import pytest
 from tests.support import flavor_kit
 
 from tidemill.core.policy import ModelPolicy
+from tidemill.testing.models import write_linear_model
 from tidemill.testing.training import FlavorContract
-from tidemill.training import deterministic, encode, lightgbm_model
+from tidemill.training import deterministic, encode, lightgbm_model, onnx_model
 from tidemill.training.flavors import flavor_of
 from tidemill.training.learners import allowing
 from tidemill.training.ports import Flavor, Model, TrainingSet
@@ -29,6 +30,17 @@ class TestLightgbm(FlavorContract):
             return lightgbm_model(lightgbm.train({"objective": "binary", **deterministic()}, data, 10), rows)
 
         return fit
+
+
+class TestOnnx(FlavorContract):
+    @pytest.fixture
+    def flavor(self) -> Flavor:
+        return flavor_of("onnx")
+
+    @pytest.fixture
+    def fit(self, tmp_path_factory: pytest.TempPathFactory) -> Fit:
+        graph = write_linear_model(tmp_path_factory.mktemp("graph"), {"a": 1.0, "b": 0.5, "t": -1.0}) / "model.onnx"
+        return lambda rows: onnx_model(graph.read_bytes(), rows)
 
 
 class TestXgboost(FlavorContract):

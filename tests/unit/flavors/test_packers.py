@@ -1,5 +1,6 @@
 """What the makers of models take and what they refuse, with the reason."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from tests.unit.training.conftest import make_rows
 import tidemill as tm
 from tidemill.core.errors import InvalidError, RefusedError
 from tidemill.core.policy import ModelPolicy
+from tidemill.testing.models import write_linear_model
 from tidemill.training import score
 from tidemill.training.flavors import flavor_of
 from tidemill.training.learners import allowing
@@ -20,6 +22,21 @@ X, Y = tm.encode(ROWS)
 def test_a_flavor_that_nobody_knows_names_those_there_are() -> None:
     with pytest.raises(InvalidError, match="'keras' are not known; there are lightgbm, function"):
         flavor_of("keras")
+
+
+class TestOnnx:
+    def test_what_is_no_graph_of_these_columns_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(InvalidError, match="no ONNX graph"):
+            tm.onnx_model(b"no graph", ROWS)
+        two = write_linear_model(tmp_path, {"a": 1.0, "b": 1.0}) / "model.onnx"
+        with pytest.raises(InvalidError, match="takes 2 features, the training set has 4"):
+            tm.onnx_model(two.read_bytes(), ROWS)
+
+    def test_scores_are_the_graph_s(self, tmp_path: Path) -> None:
+        weights = dict.fromkeys(ROWS.features, 0.25)
+        model = tm.onnx_model((write_linear_model(tmp_path, weights) / "model.onnx").read_bytes(), ROWS, {"epochs": 3})
+        np.testing.assert_allclose(score(model, X), 1 / (1 + np.exp(-0.25 * np.nan_to_num(X).sum(axis=1))), rtol=1e-12)
+        assert model.params == {"epochs": 3}
 
 
 class TestXgboost:

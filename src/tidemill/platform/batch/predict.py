@@ -121,10 +121,11 @@ def _pins(platform: Platform, asked: Asked, service: Service) -> dict[str, Any]:
     until = platform.clock.now_us() if asked.until_us is None else asked.until_us
     names = {view.table.name for view in service.views} | ({asked.table} & set(platform.definitions.tables))
     snapshots = {name: platform.tables.scan(name).snapshot_id for name in sorted(names)}
-    return {"version": _version(platform, service, asked.version), "until_us": until, "snapshots": snapshots}
+    return {"version": version_of(platform, service, asked.version), "until_us": until, "snapshots": snapshots}
 
 
-def _version(platform: Platform, service: Service, asked: int | None) -> int:
+def version_of(platform: Platform, service: Service, asked: int | None) -> int:
+    """The version that is asked for; else the live one, else the champion. Raises `NotFoundError`."""
     if asked is not None:
         return platform.registry.get(service.name, asked).version
     live = next((d.version for d in platform.router.deployments(service.name) if d.role == "live"), None)

@@ -1,0 +1,122 @@
+"""What an image of `tidemill build` runs: `python -m tidemill.cli.image FOLDER serve|health [--host …] [--port …]`.
+
+The folder holds the model and the project's code; the state folder (`TIDEMILL_STATE`) a ledger of its own in which this model version is live, and
+the prediction log. Starting again on the same state goes on with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tidemill.cli.exits import code_of, explain
+
+TOKEN, STATE, OVERRIDES = "TIDEMILL_TOKEN", "TIDEMILL_STATE", "TIDEMILL_OVERRIDES"
+PORT = 8401
+
+
+@click.group()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.pass_context
+def image(context: click.Context, folder: Path) -> None:
+    """The model server of one image."""
+    context.obj = folder.resolve()
+
+
+@image.command()
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=PORT, show_default=True)
+@click.pass_obj
+def serve(folder: Path, host: str, port: int) -> None:
+    """Serve until SIGTERM, then finish the requests in flight."""
+    from tidemill.cli.web import build_models
+    from tidemill.platform.root import Platform
+    from tidemill.serving.run import serve as run
+
+    facts = json.loads((folder / "image.json").read_bytes())
+    state = Path(os.environ.get(STATE, folder / "state"))
+    given = shlex.split(os.environ.get(OVERRIDES, ""))
+    platform = Platform.open(folder / "project", [*_own(state.resolve()), *given], home=state)
+    prepare(platform, folder, facts)
+    run(build_models(platform), host=host, port=port)
+    platform.close()
+
+
+@image.command()
+@click.option("--port", default=PORT, show_default=True)
+@click.pass_obj
+def health(_folder: Path, port: int) -> None:
+    """Exit 0 when the server on this machine is ready."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/health/ready", timeout=3) as answer:
+        sys.exit(0 if answer.status == 200 else 1)
+
+
+def _own(state: Path) -> list[str]:
+    """What an image keeps for itself, wherever the project keeps it: nobody else's ledger learns of its deployment."""
+    return [
+        f"stack.ledger=sqlite:///{state}/ledger.db",
+        f"stack.blobs=files:{state}/blobs",
+        f"stack.predictions=sqlite:{state}/predictions.db",
+    ]
+
+
+def prepare(platform: Any, folder: Path, facts: Mapping[str, Any]) -> None:
+    """Put the model into the state, live, and the token that whoever runs the image gives; without one, a new one is shown once."""
+    from tidemill.core.errors import CorruptError
+    from tidemill.serving import Tokens
+
+    model = facts["model"]
+    digest = platform.blobs.put(folder / "model")
+    if digest != model["digest"]:
+        raise CorruptError(f"the model in this image has digest {digest}, it was built with {model['digest']}; build it again")
+    _make_live(platform, facts)
+    tokens = Tokens(platform.ledger, platform.clock)
+    if secret := os.environ.get(TOKEN, ""):
+        tokens.accept("image", secret, role="ml-engineer")
+    elif not tokens.listed():
+        click.echo(f"token: {tokens.make('image', role='ml-engineer')}  (shown once; set {TOKEN} to choose it)")
+
+
+def _make_live(platform: Any, facts: Mapping[str, Any]) -> None:
+    import sqlalchemy as sa
+
+    from tidemill.ledger import schema
+    from tidemill.ledger.store import insert_once, to_json
+
+    model, now = facts["model"], platform.clock.now_us()
+    version = {k: model[k] for k in ("name", "version", "digest", "run_id", "at_us")} | {"status": "champion"}
+    decision = f"image-{model['digest'][7:23]}"
+    row = {
+        "id": f"{facts['service']}-{model['version']}-image",
+        "service": facts["service"],
+        "model": model["name"],
+        "version": model["version"],
+    }
+    with platform.ledger.write() as db:
+        insert_once(db, schema.model_version, {**version, "metrics": to_json(model["metrics"]), "meta": to_json(model["meta"])})
+        others = schema.deployment.c.service == facts["service"], schema.deployment.c.id != row["id"]
+        db.execute(sa.update(schema.deployment).where(*others, schema.deployment.c.ended_us.is_(None)).values(ended_us=now))
+        live = {"role": "live", "weight": 1.0, "stage": 0, "decision_id": decision, "since_us": now, "started_us": now}
+        insert_once(db, schema.deployment, {**row, **live})
+        db.execute(sa.update(schema.deployment).where(schema.deployment.c.id == row["id"]).values(ended_us=None))
+
+
+def main() -> None:
+    """Run; an error is one line and the documented exit code."""
+    try:
+        image.main(standalone_mode=False)
+    except Exception as error:  # noqa: BLE001 - the process ends here
+        click.echo(explain(error), err=True)
+        sys.exit(code_of(error))
+
+
+if __name__ == "__main__":
+    main()
