@@ -131,6 +131,13 @@ def test_rows_of_a_file_all_stay(project: Path, tmp_path: Path) -> None:
     assert "lack 'at'" in refused(project, tmp_path / "b.parquet", "--features", "recent", "--spine", str(listed))
 
 
+def test_a_listed_column_named_label_stays_unless_a_label_is_asked_for(project: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "rows.csv"
+    listed.write_text("kitchen,at,order,label\ntaco,2024-01-03T12:00:00Z,o00100,7\n")
+    assert made(project, tmp_path / "a.parquet", "--features", "recent", "--spine", str(listed))[0]["label"] == 7
+    assert made(project, tmp_path / "b.parquet", "--features", "recent", "--spine", str(listed), "--label", "late")[0]["label"] in (0, 1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
