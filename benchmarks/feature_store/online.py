@@ -17,11 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from feature_store import floors, stores
-from feature_store.data import DAY, EVENTS, NOW_US, SECOND, STREAM_VIEW, VIEWS, WIDE_VIEW, Sizes, micros, newest_rows
+from feature_store.data import DAY, EVENTS, NOW_US, SECOND, STREAM_VIEW, VIEWS, WIDE, WIDE_VIEW, Sizes, micros, newest_rows, scan
 from feature_store.floors import Int64
 from feature_store.peer import Feast
 from tidemill.core.definitions import Definitions
+from tidemill.features import materialize as materialize_views
 from tidemill.features.embedded import OnlineReader, SqliteOnlineStore, ViewProcessor
+from tidemill.features.pieces import Published
 from tidemill.retraining.follow import collect_less
 
 READS = 300
@@ -118,8 +120,7 @@ def materialize(folder: Path, redis_port: int | None, feast: Feast | None, round
             store = stores.open_store(kind, folder, f"wide-{next(turn)}", redis_port)
             assert store is not None
             definitions = Definitions(views={"wide": WIDE_VIEW})
-            action = lambda: stores.fill(ViewProcessor(store, definitions), {"wide": stores.pieces(folder / "wide")}, at_us=NOW_US)  # noqa: E731
-            wall = spent.seconds(f"tidemill-{kind}", action)
+            wall = spent.seconds(f"tidemill-{kind}", lambda: _load(ViewProcessor(store, definitions), folder))
             got = OnlineReader(store, definitions).read([WIDE_VIEW], [{"key": r["key"]} for r in sample], NOW_US)
             if got != [{f"wide__m{i}": r[f"m{i}"] for i in range(10)} for r in sample]:
                 raise kit.WrongError("not the newest rows")
@@ -169,6 +170,12 @@ def _floor_redis(folder: Path, port: int) -> None:
         if i % 1_000 == 999:
             pipe.execute()
     pipe.execute()
+
+
+def _load(processor: ViewProcessor, folder: Path) -> None:
+    """As `tidemill features materialize` does."""
+    rows = scan(folder, "wide")
+    materialize_views(processor, {"wide": Published(WIDE, rows, 1)}, at_us=NOW_US)
 
 
 def stream_update(home: Path, folder: Path, sizes: Sizes, rounds: int) -> None:
