@@ -161,7 +161,8 @@ class FrameSource:
             rows = rows.append_column("id", ids.cast(pa.string()))
         if labelled:
             rows = _with_label(rows, labels, service.key)
-        return self._beside(service, rows, scans, [c for c in rows.column_names if c not in ("id", AT, *[LABEL] * labelled)] + [LABEL] * labelled)
+        own = [c for c in rows.column_names if c not in ("id", AT) and not (labelled and c == LABEL)]
+        return self._beside(service, rows, scans, own + [LABEL] * labelled)
 
     def _beside(self, service: Service, rows: pa.Table, scans: Mapping[str, Scan], others: Sequence[str]) -> pa.Table:
         joined = self._frame(service, rows, scans)
