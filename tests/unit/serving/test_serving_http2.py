@@ -127,6 +127,19 @@ def test_what_the_protocol_allows(stack: Stack) -> None:
     run(stack, script)
 
 
+def test_a_message_in_frames_of_nothing_and_of_one_byte(stack: Stack) -> None:
+    """Work and memory follow the bytes, not the frames: a peer may send as many empty ones as it likes."""
+
+    async def script(peer: Peer, beside: Any) -> None:
+        sent = f.pack(GOOD)
+        await peer.send(peer.headers(1), f.frame(f.DATA, 0, 1) * 20_000)
+        await peer.send(*(f.frame(f.DATA, 0, 1, sent[i : i + 1]) + f.frame(f.DATA, 0, 1) for i in range(len(sent))))
+        await peer.send(f.frame(f.DATA, f.END_STREAM, 1))
+        assert await peer.status() == (1, "0")
+
+    run(stack, script)
+
+
 def test_an_answer_waits_for_the_window_that_its_peer_gives(stack: Stack) -> None:
     async def script(peer: Peer, _beside: Any) -> bytes:
         await peer.send(f.frame(f.SETTINGS, 0, 0, struct.pack(">HI", 4, 10)), peer.call(1, GOOD))

@@ -30,7 +30,7 @@ class Stream:
 
     def __init__(self, number: int, headers: Headers, window: int) -> None:
         self.number, self.headers, self.window = number, headers, window
-        self.body: list[bytes] = []
+        self.body = bytearray()
         self.call: asyncio.Future[Any] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.answer = memoryview(b"")
@@ -166,8 +166,8 @@ class Connection(asyncio.Protocol):
 
     def _forget(self, stream: Stream, *, cancel: bool = False) -> None:
         self.streams.pop(stream.number, None)
-        self._buffered -= sum(map(len, stream.body))
-        stream.body = []
+        self._buffered -= len(stream.body)
+        stream.body = bytearray()
         if stream.timer is not None:
             stream.timer.cancel()
         if cancel and stream.call is not None:
@@ -287,9 +287,10 @@ class Connection(asyncio.Protocol):
         stream = self.streams.get(number)
         if stream is None or stream.ended:
             return
-        stream.body.append(_unpadded(flags, payload) if flags & f.PADDED else payload)
-        self._buffered += len(stream.body[-1])
-        if sum(map(len, stream.body)) > self._max_body + 5 or self._buffered > _BUFFERED:
+        before = len(stream.body)
+        stream.body += _unpadded(flags, payload) if flags & f.PADDED else payload
+        self._buffered += len(stream.body) - before
+        if len(stream.body) > self._max_body + 5 or self._buffered > _BUFFERED:
             self.fail(stream, 8, f"the message has more than {self._max_body} bytes, the limit of this server; send fewer rows at once")
         elif flags & f.END_STREAM:
             self._whole(stream)

@@ -70,7 +70,7 @@ class GrpcServer:
             if headers.method != b"POST" or not headers.content_type.startswith(b"application/grpc"):
                 connection.fail(stream, UNIMPLEMENTED, "this port speaks gRPC: POST with content-type application/grpc")
                 return
-            message = frames.unpack(b"".join(stream.body), headers.encoding, self._app.settings.max_body_bytes)
+            message = frames.unpack(bytes(stream.body), headers.encoding, self._app.settings.max_body_bytes)
             if headers.path == self._infer_path:
                 infer = self._infer(message, headers.authorization, left)
                 call: Any = infer.future
