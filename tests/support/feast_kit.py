@@ -35,6 +35,8 @@ SKY = FeatureView("sky", Entity("town"), RAIN, [latest("rain", ttl="36500d")])
 
 
 def per_km(shape__rating: Any, km: Any) -> Any:
+    if (km < 0).any():
+        raise ZeroDivisionError("below zero")
     return shape__rating / km
 
 
@@ -102,6 +104,18 @@ class FeastKit:
 
         asyncio.run(once())
         return reply
+
+    def ask_at_once(self, path: str, *bodies: Any) -> list[Reply]:
+        """Send requests that meet, and answer what came back for each."""
+        replies = [Reply(json.dumps(body).encode()) for body in bodies]
+
+        async def all_() -> None:
+            self.app._features.bind(self.app._threads)  # type: ignore[union-attr]
+            scopes = [Scope("POST", path, {"content-length": str(len(r.body))}) for r in replies]
+            await asyncio.gather(*(self.app.__rsgi__(scope, reply) for scope, reply in zip(scopes, replies, strict=True)))
+
+        asyncio.run(all_())
+        return replies
 
     def features(self, *features: str, full: bool = False, **entities: list[Any]) -> dict[str, list[tuple[Any, str, str]]]:
         """Features by name: (value, status, event timestamp) of each row."""

@@ -89,6 +89,31 @@ def test_entity_keys_are_checked_and_made_what_the_table_has(kit: FeastKit) -> N
     assert "a list" in error(kit, {"features": ["sky:rain"], "entities": {"town": [["oslo"]]}})
 
 
+def test_requests_that_meet_are_looked_up_together_and_fail_alone(kit: FeastKit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same answers as one after the other, from one read of the store for all that ask for the same."""
+
+    def asked(courier: Any, km: float, *features: str) -> dict[str, Any]:
+        return {"features": [*features], "entities": {"courier": [courier], "km": [km]}}
+
+    bodies = [asked(i % 5, i, "shape:rating", "per_km") for i in range(1, 9)]
+    others = [asked(1, 1.0, "shape:trips"), asked("x", 1.0, "shape:trips"), asked(2, 1.0, "shape:trips")]
+    alone = [kit.ask("/get-online-features", body).answer for body in bodies + others]
+    reads: list[int] = []
+    read_store = kit.online.read
+
+    def counted(keys: Any) -> Any:
+        reads.append(len(keys))
+        return read_store(keys)
+
+    monkeypatch.setattr(kit.online, "read", counted)
+    assert [r.answer for r in kit.ask_at_once("/get-online-features", *bodies, *others)] == alone
+    assert len(reads) == 2
+    bad = asked(1, -1.0, "shape:rating", "per_km")
+    replies = kit.ask_at_once("/get-online-features", bodies[0], bad, bodies[1])
+    assert [r.status for r in replies] == [200, 400, 200]
+    assert [replies[0].answer, replies[2].answer] == alone[:2]
+
+
 @pytest.mark.parametrize(
     ("body", "status", "told"),
     [

@@ -50,8 +50,12 @@ class OnlineLookup:
             self.tail.look(now=True)
 
     def _found(self, sight: Sight, key: Any, body: bytes | None, at_us: int) -> Found:
-        plan = sight.plan
-        state, values = plan.unpack(body), dict[str, Any]()
+        plan, values = sight.plan, dict[str, Any]()
+        if body is not None and (self.tail is None or self.tail.empty):
+            glanced = plan.glance(body, at_us, values)
+            if glanced is not None:
+                return Found(values, glanced, True)
+        state = plan.unpack(body)
         at = max(at_us, state.clock)
         newest = state.newest[-1] if state.newest else None
         plan.advance(state, at)

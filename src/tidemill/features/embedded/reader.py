@@ -53,7 +53,7 @@ class OnlineReader:
             body = None if key is None else next(found)
             if body is None and at_us >= clocks[id(sight)]:
                 answers[i // n].update(sight.plan.nothing)
-            elif body is None or not sight.plan.glance(body, at_us, answers[i // n]):
+            elif body is None or sight.plan.glance(body, at_us, answers[i // n]) is None:
                 self._answer(sight, key, body, at_us, answers[i // n])
         return answers
 

@@ -164,13 +164,17 @@ class ViewPlan:
         ahead = [(t, n, s, tuple(r)) for t, n, s, r in ahead]
         return State(clock, ahead, tiles, [tuple(r) for r in newest], [None] * len(tiles), lows, cut)
 
-    def glance(self, body: bytes, at: int, into: dict[str, Any]) -> bool:
-        """Put the features at `at` into a dict straight from a state's bytes, if its newest row says all; else do nothing and answer False."""
+    def glance(self, body: bytes, at: int, into: dict[str, Any]) -> int | None:
+        """Put the features at `at` into a dict straight from a state's bytes, if its newest row says all; answer that row's event time.
+
+        None, and nothing is put, where the whole state is needed.
+        """
         if self.windows:
-            return False
+            return None
         clock, ahead, _, newest, _ = _decode(body)
         if ahead or at < clock or not newest:
-            return False
+            return None
+        event: int
         event, _, _, values = newest[-1]
         age = at - event
         if age <= self._youngest and self._plain:
@@ -180,7 +184,7 @@ class ViewPlan:
                 into[name] = values[i] if age <= ttl else None
         for formula in self.formulas:
             into[formula.name] = formula.one(into)
-        return True
+        return event
 
     def add(self, state: State, row: Row, visible: int, end: int) -> None:
         """Let a row count in [visible, end)."""

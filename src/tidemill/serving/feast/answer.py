@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date, datetime
 from functools import lru_cache
 from typing import Any
@@ -55,6 +56,16 @@ _encode = msgspec.json.Encoder().encode
 _PRESENT = ["PRESENT"]
 
 
+@dataclass(slots=True, eq=False)
+class Asked:
+    """A request, understood: its columns, and the same row by row. `versions`: whether it wants those of the views."""
+
+    plan: Plan
+    columns: dict[str, list[Any]]
+    rows: list[dict[str, Any]]
+    versions: bool
+
+
 class Reader:
     """Reads features by name. Plans are compiled once and kept, the last `PLANS` of them."""
 
@@ -86,22 +97,43 @@ class Reader:
 
     def answer(self, request: OnlineRequest, at_us: int) -> bytes:
         """The response body. Raises `MissingError`, `InvalidError` (columns, lengths, types, too many keys)."""
+        asked = self.understood(request)
+        return self._answered(asked, self._find(asked.plan, asked.rows, at_us), at_us)
+
+    def understood(self, request: OnlineRequest) -> Asked:
+        """What a request asks for. Raises `MissingError`, `InvalidError`."""
         plan = self.plan(request)
-        columns, rows = self._columns(plan, request.entities)
-        asked = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-        found = self._lookup.find(plan.views, asked, at_us) if plan.views else [[] for _ in asked]
-        made = self._computed(plan, columns, found, at_us) if plan.on_demand else {}
-        results = [_Result(columns[k], ["PRESENT"] * rows, [_NEVER] * rows) for k in plan.keys]
+        columns = self._columns(plan, request.entities)
+        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        return Asked(plan, columns, rows, request.include_feature_view_version_metadata)
+
+    def answer_together(self, several: Sequence[Asked], at_us: int) -> list[bytes | Exception]:
+        """The response bodies of requests with one plan, from one look-up; where a request fails, what it failed with."""
+        try:
+            found = iter(self._find(several[0].plan, [row for asked in several for row in asked.rows], at_us))
+            return [self._answered(asked, [next(found) for _ in asked.rows], at_us) for asked in several]
+        except Exception as error:  # noqa: BLE001 - a function of the user's may raise anything; it is the answer to that request alone
+            if len(several) == 1:
+                return [error]
+            return [answer for asked in several for answer in self.answer_together([asked], at_us)]
+
+    def _find(self, plan: Plan, rows: Sequence[Mapping[str, Any]], at_us: int) -> Sequence[Sequence[Found]]:
+        return self._lookup.find(plan.views, rows, at_us) if plan.views else [[] for _ in rows]
+
+    def _answered(self, asked: Asked, found: Sequence[Sequence[Found]], at_us: int) -> bytes:
+        plan, rows = asked.plan, len(asked.rows)
+        made = self._computed(plan, asked.columns, found, at_us) if plan.on_demand else {}
+        results = [_Result(asked.columns[k], ["PRESENT"] * rows, [_NEVER] * rows) for k in plan.keys]
         if rows == 1 and not made:
             _one(plan, found[0], at_us, results)
         else:
             _many(plan, found, made, at_us, results)
         names = [*plan.keys, *(o.shown for o in plan.outputs)]
-        views = [{"name": v.name, "version": 0} for v in plan.views] if request.include_feature_view_version_metadata else msgspec.UNSET
+        views = [{"name": v.name, "version": 0} for v in plan.views] if asked.versions else msgspec.UNSET
         return _encode(_Response(results, _Metadata(names, views)))
 
-    def _columns(self, plan: Plan, entities: Mapping[str, list[Any]]) -> tuple[dict[str, list[Any]], int]:
-        """The columns that the plan needs, checked, and how many rows they have. Others are passed over, as Feast does."""
+    def _columns(self, plan: Plan, entities: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+        """The columns that the plan needs, checked and of one length. Others are passed over, as Feast does."""
         if missing := [c for c in plan.columns if c not in entities]:
             raise InvalidError(
                 f"entities lacks {', '.join(map(repr, missing))}; what is asked for takes {', '.join(plan.columns)}, "
@@ -117,7 +149,7 @@ class Reader:
             raise InvalidError(f"{rows:,} keys in one request; {self._max_keys:,} at most, send the others in further requests")
         for name, check in plan.checks.items():
             columns[name] = check(columns[name])
-        return columns, rows
+        return columns
 
     def _computed(self, plan: Plan, columns: Mapping[str, list[Any]], found: Sequence[Sequence[Found]], at_us: int) -> dict[str, list[Any]]:
         assert plan.on_demand is not None

@@ -13,7 +13,7 @@ import msgspec
 
 from tidemill.core.clock import Clock
 from tidemill.core.errors import InvalidError, NotFoundError
-from tidemill.serving.feast.answer import OnlineRequest, Reader
+from tidemill.serving.feast.answer import Asked, OnlineRequest, Reader
 from tidemill.serving.feast.compile import MissingError
 from tidemill.serving.feast.push import Pusher, PushRequest, WriteRequest
 from tidemill.serving.http import CLOSING, JSON, Http, MethodError, Settings, failure, read_body
@@ -36,6 +36,7 @@ class FeatureRoutes:
         self._clock = clock
         self._settings = settings
         self._threads: Executor | None = None
+        self._waiting: dict[int, list[tuple[Asked, asyncio.Future[bytes]]]] = {}
         self.metrics = ServiceMetrics()
         self.at: dict[str, Callable[[Any, Http, Authorise], Awaitable[bytes]]] = {
             "/get-online-features": self._online,
@@ -79,11 +80,31 @@ class FeatureRoutes:
     async def _online(self, scope: Any, http: Http, authorise: Authorise) -> bytes:
         authorise(scope, "predict")
         request = _read(_decode_online, await self._body(scope, http))
-        now = self._clock.now_us()
         rows = len(next(iter(request.entities.values()), ()))
-        if rows <= self._settings.inline_rows:
-            return self._reader.answer(request, now)
-        return await self._in_thread(self._reader.answer, request, now)
+        if rows > self._settings.inline_rows:
+            return await self._in_thread(self._reader.answer, request, self._clock.now_us())
+        return await self._together(self._reader.understood(request))
+
+    def _together(self, asked: Asked) -> asyncio.Future[bytes]:
+        """Answer with all requests that come in the same turn of the event loop: those of one plan by one look-up; a lone one does not wait."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[bytes] = loop.create_future()
+        if not self._waiting:
+            loop.call_soon(self._flush)
+        self._waiting.setdefault(id(asked.plan), []).append((asked, future))
+        return future
+
+    def _flush(self) -> None:
+        waiting, self._waiting = self._waiting, {}
+        now = self._clock.now_us()
+        for group in waiting.values():
+            for (_, future), answer in zip(group, self._reader.answer_together([asked for asked, _ in group], now), strict=True):
+                if future.done():
+                    continue
+                if isinstance(answer, bytes):
+                    future.set_result(answer)
+                else:
+                    future.set_exception(answer)
 
     async def _push(self, scope: Any, http: Http, authorise: Authorise) -> bytes:
         authorise(scope, "ingest")
