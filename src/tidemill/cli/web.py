@@ -118,6 +118,7 @@ def _beside(platform: Platform) -> dict[str, Any]:
 
 
 def _settings(platform: Platform) -> Any:
+    from tidemill.core.instants import SECOND_US, parse_duration
     from tidemill.serving.contracts import contract_of
     from tidemill.serving.http import Settings
 
@@ -129,6 +130,9 @@ def _settings(platform: Platform) -> Any:
         contract=contract,
         log_share=given.log_share,
         access_log=given.access_log,
+        max_in_flight=given.max_in_flight,
+        rate=given.rate,
+        timeout_s=parse_duration(given.timeout) / SECOND_US if given.timeout else 0.0,
     )
 
 

@@ -98,7 +98,9 @@ class ServingConfig:
     asks of a container. `log_share`: the share of predictions that is logged, 0 to 1, by their ids; `log_hot`: how long they stay in the fast
     log before they are archived in the table `predictions_SERVICE`; `log_keep`: how long they are kept at all, empty for ever.
     `access_log`: whether each prediction's id, status and time is a line of the server's log. `trace_share`: the share of requests that are
-    traced (`stack.traces`), where the caller does not decide.
+    traced (`stack.traces`), where the caller does not decide. `max_in_flight`: requests that a process answers at once, further ones get 503;
+    `rate`: predictions a second for each token and process, 0 for any number, further ones get 429; `timeout`: what takes longer gets 504,
+    empty for never.
     """
 
     host: str = "127.0.0.1"
@@ -114,6 +116,9 @@ class ServingConfig:
     log_keep: str = ""
     access_log: bool = False
     trace_share: float = 1.0
+    max_in_flight: int = 1_000
+    rate: float = 0.0
+    timeout: str = ""
 
 
 @dataclass(frozen=True, slots=True)

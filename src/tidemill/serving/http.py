@@ -11,12 +11,15 @@ from typing import Any, Protocol
 import msgspec
 
 from tidemill.core.errors import ConflictError, InvalidError, NotFoundError, RefusedError, TidemillError, UnavailableError
+from tidemill.serving.admission import DeadlineError, RateError
 from tidemill.serving.contracts import Contract
 
 logger = logging.getLogger(__name__)
 JSON = [("content-type", "application/json")]
 CLOSING = [*JSON, ("connection", "close")]
-_RETRY = ("retry-after", "1")
+RETRY = ("retry-after", "1")
+LATER = frozenset({429, 503})
+"""Statuses of requests that may be sent again."""
 OPEN_METRICS = [("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")]
 TEXT = [("content-type", "text/plain; version=0.0.4; charset=utf-8")]
 _DRAIN = 64 << 20
@@ -54,6 +57,8 @@ _STATUS: tuple[tuple[type[TidemillError], int], ...] = (
     (NotFoundError, 404),
     (RefusedError, 403),
     (ConflictError, 409),
+    (RateError, 429),
+    (DeadlineError, 504),
     (UnavailableError, 503),
 )
 
@@ -66,6 +71,9 @@ class Settings:
         max_body_bytes: a larger body gets 413.
         max_rows: rows in one request.
         max_keys: keys in one request to the feature server.
+        max_in_flight: requests that are answered at once; further ones get 503 at once, with the time to ask again.
+        rate: predictions a second that one token may ask for, 0 for any number; further ones get 429.
+        timeout_s: what takes longer gets 504, 0 for never; a request may ask for less.
         inline_rows: groups up to this size are scored in the event loop, larger ones in a thread.
         poll_s: how often deployments are looked at for a change.
         log_share: the share of predictions that the log keeps; an answer says when it is not among them.
@@ -82,6 +90,9 @@ class Settings:
     max_body_bytes: int = 8 << 20
     max_rows: int = 10_000
     max_keys: int = 50_000
+    max_in_flight: int = 1_000
+    rate: float = 0.0
+    timeout_s: float = 0.0
     inline_rows: int = 256
     poll_s: float = 0.5
     log_share: float = 1.0
@@ -93,6 +104,10 @@ class Settings:
     drain_s: float = 15.0
     allow_at: bool = False
     contract: Contract | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_in_flight < 1 or self.rate < 0 or self.timeout_s < 0:
+            raise InvalidError("serving.max_in_flight is at least 1, serving.rate and serving.timeout are not below 0")
 
 
 class Http(Protocol):
@@ -127,9 +142,9 @@ def failure(error: BaseException) -> tuple[int, bytes]:
 
 
 def headers_of(status: int, *, closing: bool = False) -> list[tuple[str, str]]:
-    """Headers of a JSON answer; an unavailable service says when to ask again."""
+    """Headers of a JSON answer; what was refused for now says when to ask again."""
     headers = CLOSING if closing else JSON
-    return [*headers, _RETRY] if status == 503 else headers
+    return [*headers, RETRY] if status in LATER else headers
 
 
 async def read_body(length: str | None, http: Http, limit: int) -> bytes:

@@ -163,6 +163,7 @@ class Call:
     at: str | None = None
     version: int | None = None
     trace: Timed | None = None
+    parameters: Mapping[str, Any] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -195,6 +196,7 @@ def understood(request: Request, plan: Plan, *, max_rows: int, make_id: Any = st
         raise InvalidError(f"the request id has {len(name)} characters; {_MAX_ID} at most")
     ids = [name] if rows == 1 else [f"{name}/{i}" for i in range(rows)]
     call = Call(name, ids, [], None, _wanted(request), _at(request))
+    call.parameters = request.parameters
     first = tensors[0]
     if len(tensors) == 1 and first.name == "x" and "x" not in plan.columns:
         call.inputs = _matrix(first, rows, plan)

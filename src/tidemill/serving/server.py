@@ -15,11 +15,25 @@ from tidemill.core.clock import Clock
 from tidemill.core.errors import ConflictError, TidemillError
 from tidemill.core.instants import SECOND_US
 from tidemill.serving import protocol
+from tidemill.serving.admission import TIMEOUT_HEADER, DeadlineError, OverloadedError, Rates, seconds_given
 from tidemill.serving.board import Board
 from tidemill.serving.endpoint import Endpoint
 from tidemill.serving.feast import FeatureRoutes
 from tidemill.serving.feast.routes import openapi as feature_openapi
-from tidemill.serving.http import Http, MethodError, Reply, Settings, UnauthorisedError, failure, headers_of, problem, read_body, secret_of
+from tidemill.serving.http import (
+    LATER,
+    RETRY,
+    Http,
+    MethodError,
+    Reply,
+    Settings,
+    UnauthorisedError,
+    failure,
+    headers_of,
+    problem,
+    read_body,
+    secret_of,
+)
 from tidemill.serving.pages import Pages, reply
 from tidemill.serving.ports import PredictionLog
 from tidemill.serving.protocols import PROTOCOLS, Asked, Feedback, Found, Host, Router, deployed, oip
@@ -83,6 +97,7 @@ class ModelServer:
         self._clock = clock
         self._known_us = known_us
         self._access: dict[str, tuple[Access, int]] = {}
+        self._rates = Rates(settings.rate, clock) if settings.rate else None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="tidemill-score")
         self._stop = threading.Event()
@@ -249,7 +264,9 @@ class ModelServer:
         try:
             if self._tracer is not None:
                 trace = begin(self._tracer, self._clock, f"predict {endpoint.scorer.service.name}", scope.headers)
+            self._admit()
             self._authorise(scope, "predict")
+            given = scope.headers.get(TIMEOUT_HEADER)
             body = await read_body(scope.headers.get("content-length"), http, self.settings.max_body_bytes)
             if b"binary_data" in body or b'"explain"' in body or body[:1] != b"{":
                 status, headers, body = await oip.infer(Asked(scope.method, scope.path, scope.headers, body, self.host, endpoint))
@@ -257,7 +274,10 @@ class ModelServer:
                 call = protocol.read(body, endpoint.scorer.plan, max_rows=self.settings.max_rows, make_id=_new_id)
                 of, call.trace = call.id, trace
                 self.host.check_time(call)
-                answers, logged = await endpoint.submit(call)
+                answering = endpoint.submit(call)
+                if given is not None or call.parameters or self.settings.timeout_s:
+                    self._limit(answering, seconds_given(given, call.parameters, self.settings.timeout_s), started)
+                answers, logged = await answering
                 body = protocol.answer(call, endpoint.scorer.service.name, answers, logged or "degraded")
         except Exception as error:  # noqa: BLE001 - the boundary of the process: every error becomes an answer
             status, body = failure(error)
@@ -272,6 +292,29 @@ class ModelServer:
         counts.latency.observe(took, of)
         if trace is not None or self.settings.access_log:
             self._told(endpoint, of, status, took, trace)
+
+    def _admit(self) -> None:
+        """Raise `OverloadedError` when enough is in flight."""
+        if self.in_flight > self.settings.max_in_flight:
+            raise OverloadedError(
+                f"{self.settings.max_in_flight} requests are being answered, which is the limit of this server; ask again later"
+            )
+
+    def _limit(self, answering: asyncio.Future[Any], seconds: float, started: float) -> None:
+        """Fail what has no answer when its time is up; what was not computed by then is not computed any more."""
+        if not seconds:
+            return
+
+        def expire() -> None:
+            if not answering.done():
+                answering.set_exception(DeadlineError(f"no answer within {seconds:g} s, which is how long the request may take"))
+
+        left = seconds - (perf_counter() - started)
+        if left <= 0:
+            expire()
+            return
+        timer = asyncio.get_running_loop().call_later(left, expire)
+        answering.add_done_callback(lambda _done: timer.cancel())
 
     def _told(self, endpoint: Endpoint, of: str, status: int, took: float, trace: Timed | None) -> None:
         """Say what became of a request, in its trace and in the log."""
@@ -303,6 +346,8 @@ class ModelServer:
                 self._access.clear()
             known = self._access[header] = (access, now + 2 * SECOND_US)
         known[0].require(action)
+        if self._rates is not None and action == "predict":
+            self._rates.take(known[0].name)
         return known[0].name
 
     async def _other(self, scope: Any, http: Http) -> None:
@@ -334,6 +379,8 @@ class ModelServer:
         """Answer by a protocol's route; what goes wrong has the protocol's shape, and a prediction is counted wherever it comes in."""
         started, route, counts = perf_counter(), found.route, None
         try:
+            if route.action == "predict":
+                self._admit()
             who = self._authorise(scope, route.action) if route.action is not None and not route.is_open else ""
             name = found.names.get("service") or route.service
             endpoint = None if name is None else self.host.endpoint(name)
@@ -347,8 +394,8 @@ class ModelServer:
         except Exception as error:  # noqa: BLE001 - the boundary of the process: every error becomes an answer
             status, reason = problem(error)
             answer = found.protocol.failure(status, reason)
-            if status == 503:
-                answer = (answer[0], [*answer[1], ("retry-after", "1")], answer[2])
+            if status in LATER:
+                answer = (answer[0], [*answer[1], RETRY], answer[2])
             if counts is not None:
                 counts.errors[status] += 1
         if counts is not None:

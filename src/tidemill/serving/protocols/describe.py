@@ -59,5 +59,5 @@ def _operation(protocol: HttpProtocol, route: Route, services: Sequence[str]) ->
 
 
 def _errors(action: str | None) -> dict[str, Any]:
-    statuses = ["400", "404", "503"] if action is None else ["400", "401", "403", "404", "409", "413", "415", "503"]
+    statuses = ["400", "404", "503"] if action is None else ["400", "401", "403", "404", "409", "413", "415", "429", "503", "504"]
     return {status: {"description": "refused; the body says why", "content": {"*/*": _JSON}} for status in statuses}

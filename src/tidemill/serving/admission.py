@@ -1,0 +1,76 @@
+"""Which requests are taken: not more at once than can be answered, not more from one token than it may send, and none that is too late.
+
+What is refused is refused before its body is read, so a server with too much to do goes on answering what it took.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tidemill.core.clock import Clock
+from tidemill.core.errors import InvalidError, UnavailableError
+from tidemill.core.instants import SECOND_US
+
+TIMEOUT_HEADER = "x-envoy-expected-rq-timeout-ms"
+"""How long the caller waits, as Envoy (and so Istio and Knative) tells upstream servers: whole milliseconds."""
+_NAMES = 1_000
+
+
+class OverloadedError(UnavailableError):
+    """The server has as many requests in flight as it takes."""
+
+
+class RateError(UnavailableError):
+    """A token sends more requests than it may."""
+
+
+class DeadlineError(UnavailableError):
+    """The time that the caller, or the server's setting, gave the request has passed."""
+
+
+class Rates:
+    """A bucket for each name that holds a second's requests and fills at `rate` a second."""
+
+    def __init__(self, rate: float, clock: Clock) -> None:
+        self._rate, self._clock = rate, clock
+        self._full = max(1.0, rate)
+        self._left: dict[str, tuple[float, int]] = {}
+
+    def take(self, name: str) -> None:
+        """Count one request. Raises `RateError` when the name's bucket is empty."""
+        now = self._clock.now_us()
+        left, at = self._left.get(name, (self._full, now))
+        left = min(self._full, left + (now - at) * self._rate / SECOND_US)
+        if left < 1:
+            raise RateError(
+                f"the token {name!r} sends more than {self._rate:g} requests a second (serving.rate); send fewer, or ask again later"
+            )
+        if len(self._left) >= _NAMES and name not in self._left:
+            self._left.clear()
+        self._left[name] = (left - 1, now)
+
+
+def seconds_given(header: str | None, parameters: Mapping[str, Any] | None, setting_s: float) -> float:
+    """How long a request may take, 0 for as long as it needs: the least of what its header, its parameter `timeout` and the server's setting say.
+
+    Args:
+        header: of `TIMEOUT_HEADER`, milliseconds.
+        parameters: of the request; `timeout` is in microseconds, as in Triton's implementation of the protocol.
+        setting_s: `Settings.timeout_s`.
+    """
+    given = [setting_s] if setting_s else []
+    if header is not None:
+        given.append(_number(f"the header {TIMEOUT_HEADER}", header.isdecimal() and len(header) < 10 and int(header)) / 1_000)
+    if parameters and "timeout" in parameters:
+        value = parameters["timeout"]
+        given.append(_number("the parameter 'timeout'", isinstance(value, int) and not isinstance(value, bool) and value) / 1_000_000)
+    return min(given, default=0.0)
+
+
+def _number(what: str, value: int) -> int:
+    if value <= 0:
+        raise InvalidError(
+            f"{what} says how long you wait: a whole number of {'milliseconds' if 'header' in what else 'microseconds'} above 0"
+        )
+    return value
