@@ -264,7 +264,7 @@ class ModelServer:
         try:
             if self._tracer is not None:
                 trace = begin(self._tracer, self._clock, f"predict {endpoint.scorer.service.name}", scope.headers)
-            self._admit()
+            self.admit()
             self._authorise(scope, "predict")
             given = scope.headers.get(TIMEOUT_HEADER)
             body = await read_body(scope.headers.get("content-length"), http, self.settings.max_body_bytes)
@@ -293,9 +293,9 @@ class ModelServer:
         if trace is not None or self.settings.access_log:
             self._told(endpoint, of, status, took, trace)
 
-    def _admit(self) -> None:
-        """Raise `OverloadedError` when enough is in flight."""
-        if self.in_flight > self.settings.max_in_flight:
+    def admit(self, more: int = 0) -> None:
+        """Raise `OverloadedError` when, with `more` that are not counted yet, too much is in flight."""
+        if self.in_flight + more > self.settings.max_in_flight:
             raise OverloadedError(
                 f"{self.settings.max_in_flight} requests are being answered, which is the limit of this server; ask again later"
             )
@@ -380,7 +380,7 @@ class ModelServer:
         started, route, counts = perf_counter(), found.route, None
         try:
             if route.action == "predict":
-                self._admit()
+                self.admit()
             who = self._authorise(scope, route.action) if route.action is not None and not route.is_open else ""
             name = found.names.get("service") or route.service
             endpoint = None if name is None else self.host.endpoint(name)

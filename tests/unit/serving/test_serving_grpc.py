@@ -365,3 +365,14 @@ def test_a_port_that_is_taken(stack: Stack) -> None:
         await open_grpc(local.app, "127.0.0.1", 0).stop()
 
     run(stack, script)
+
+
+def test_calls_beyond_what_is_taken_at_once_are_refused(stack: Stack) -> None:
+    async def script(_local: Local, client: Client) -> list[Any]:
+        return list(await asyncio.gather(*(client.ask("ModelInfer", **typed(FULL)) for _ in range(12))))
+
+    answers = run(stack, script, max_in_flight=2)
+    refused = [a for a in answers if isinstance(a, tuple)]
+    assert 0 < len(refused) < 12
+    assert {code for code, _ in refused} == {Code.UNAVAILABLE}
+    assert len(list(stack.log.read("late", roles=("live", "canary")))) == 12 - len(refused)

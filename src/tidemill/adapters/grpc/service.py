@@ -12,8 +12,9 @@ from google.protobuf.message import DecodeError
 
 from tidemill.adapters.grpc.messages import message
 from tidemill.adapters.grpc.plain import plain
-from tidemill.core.errors import ConflictError, InvalidError, TidemillError, UnavailableError
+from tidemill.core.errors import ConflictError, InvalidError, UnavailableError
 from tidemill.serving import explain, protocol
+from tidemill.serving.admission import DeadlineError
 from tidemill.serving.endpoint import Endpoint
 from tidemill.serving.http import problem
 from tidemill.serving.metrics import ServiceMetrics
@@ -42,19 +43,13 @@ _CONTENTS = {
     "BYTES": "bytes_contents",
 }
 _LARGEST = {"INT16": 2**15, "INT8": 2**7, "UINT16": 2**16, "UINT8": 2**8, "UINT64": 2**63}
-_CODES = {401: 16, 403: 7, 404: 5, 409: 9, 413: 8, 500: 13, 503: 14}
+_CODES = {401: 16, 403: 7, 404: 5, 409: 9, 413: 8, 429: 8, 500: 13, 503: 14, 504: 4}
 INVALID_ARGUMENT, DEADLINE_EXCEEDED, UNIMPLEMENTED = 3, 4, 12
 Answer = Callable[[bytes, str, float | None], Awaitable[bytes]]
 
 
-class DeadlineError(TidemillError):
-    """The caller no longer waits."""
-
-
 def status_of(error: BaseException) -> tuple[int, str]:
     """GRPC's status code and the reason of an error; what was not raised on purpose is logged and told without its details."""
-    if isinstance(error, DeadlineError):
-        return DEADLINE_EXCEEDED, str(error)
     status, reason = problem(error)
     return _CODES.get(status, INVALID_ARGUMENT), reason
 
@@ -164,6 +159,7 @@ class InferenceService:
         """Begin to answer a call of `ModelInfer`. Raises what is wrong with it."""
         started, counts = perf_counter(), None
         try:
+            self._app.admit(1)
             self._app.access(who, "predict")
             request = _parsed(_Request, data)
             endpoint = self._host.endpoint(request.model_name)
