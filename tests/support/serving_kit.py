@@ -106,6 +106,15 @@ class Stack:
         self.log = log or SqlitePredictionLog(home / "predictions.db")
         self.tokens = Tokens(self.ledger, self.clock)
 
+    @classmethod
+    def of(cls, home: Path, **roles: int) -> Self:
+        """With the versions that have a role, each deployed in it: `Stack.of(home, live=1, shadow=2)`."""
+        made = cls(home)
+        for version in roles.values():
+            made.add(version)
+        made.deploy(**roles)
+        return made
+
     def plan(self) -> Plan:
         return compile_plan(self.service, self.processor, apply_on_demand)
 

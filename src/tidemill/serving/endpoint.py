@@ -68,9 +68,8 @@ class Endpoint:
         return sum(len(call) for call, _ in self._waiting)
 
     def _flush(self) -> None:
-        waiting = [
-            one for one in self._waiting if not one[1].done()
-        ]  # whose caller has gone, or whose deadline has passed, is not computed
+        # whose caller has gone, or whose deadline has passed, is not computed
+        waiting = [one for one in self._waiting if not one[1].done()]
         self._waiting = []
         if not waiting:
             return

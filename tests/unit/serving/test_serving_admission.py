@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,14 +14,6 @@ from tidemill.core.errors import InvalidError
 from tidemill.core.instants import SECOND_US
 from tidemill.serving.admission import TIMEOUT_HEADER, RateError, Rates, seconds_given
 from tidemill.serving.http import Settings
-
-
-@pytest.fixture
-def stack(tmp_path: Path) -> Stack:
-    made = Stack(tmp_path)
-    made.add(1)
-    made.deploy(live=1)
-    return made
 
 
 def logged(stack: Stack) -> int:

@@ -4,21 +4,12 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from tests.support.clients import ask_with
 from tests.support.serving_kit import Stack, free_port, server, sigmoid
 
 SCORE = pytest.approx(sigmoid(1))
-
-
-@pytest.fixture
-def stack(tmp_path: Path) -> Stack:
-    made = Stack(tmp_path)
-    made.add(1)
-    made.deploy(live=1)
-    return made
 
 
 @pytest.fixture

@@ -28,11 +28,7 @@ KINDS = {str: ("BYTES", "bytes_contents"), float: ("FP64", "fp64_contents"), int
 
 @pytest.fixture
 def stack(tmp_path: Path) -> Stack:
-    made = Stack(tmp_path)
-    for version in (1, 2):
-        made.add(version)
-    made.deploy(live=1, shadow=2)
-    return made
+    return Stack.of(tmp_path, live=1, shadow=2)
 
 
 class Client:

@@ -3,7 +3,6 @@
 import asyncio
 import struct
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
@@ -28,14 +27,6 @@ CALL = [
     ("te", "trailers"),
     ("content-type", "application/grpc"),
 ]
-
-
-@pytest.fixture
-def stack(tmp_path: Path) -> Stack:
-    made = Stack(tmp_path)
-    made.add(1)
-    made.deploy(live=1)
-    return made
 
 
 class Peer:

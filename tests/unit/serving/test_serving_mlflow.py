@@ -14,14 +14,6 @@ JSON_TYPE = {"content-type": "application/json"}
 SCORE = pytest.approx(sigmoid(1))
 
 
-@pytest.fixture
-def stack(tmp_path: Path) -> Stack:
-    made = Stack(tmp_path)
-    made.add(1)
-    made.deploy(live=1)
-    return made
-
-
 def ask(stack: Stack, sent: Any, path: str = "/invocations", *, kind: str = "application/json", **headers: str) -> Reply:
     body = sent if isinstance(sent, bytes) else json.dumps(sent).encode()
     got: Reply = run(stack, lambda local: local.ask("POST", path, body, 1, **{"content-type": kind, **headers}))

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,14 +26,6 @@ from tidemill.serving.server import build_app
 from tidemill.testing.serving import prediction
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
-
-
-@pytest.fixture
-def stack(tmp_path: Path) -> Stack:
-    made = Stack(tmp_path)
-    made.add(1)
-    made.deploy(live=1)
-    return made
 
 
 def scrape(stack: Stack, accept: str) -> tuple[str, str]:

@@ -14,11 +14,7 @@ from tests.support.serving_kit import FULL, LOOKUP, Local, Reply, Stack, body, r
 
 @pytest.fixture
 def stack(tmp_path: Path) -> Stack:
-    made = Stack(tmp_path)
-    for version in (1, 2):
-        made.add(version)
-    made.deploy(live=1, shadow=2)
-    return made
+    return Stack.of(tmp_path, live=1, shadow=2)
 
 
 def text(value: str) -> bytes:

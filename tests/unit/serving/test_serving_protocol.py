@@ -2,19 +2,10 @@
 
 import asyncio
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.support.serving_kit import FULL, LOOKUP, Local, Reply, Stack, body, sigmoid, tensors
-
-
-@pytest.fixture
-def stack(tmp_path: Path) -> Stack:
-    made = Stack(tmp_path)
-    made.add(1)
-    made.deploy(live=1)
-    return made
 
 
 def ask(stack: Stack, sent: bytes, path: str = "/v2/models/late/infer", *, pieces: int = 1, **settings: Any) -> Reply:

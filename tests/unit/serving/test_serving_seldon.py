@@ -16,14 +16,6 @@ ROW = list(FULL.values())
 SCORE = pytest.approx(sigmoid(1))
 
 
-@pytest.fixture
-def stack(tmp_path: Path) -> Stack:
-    made = Stack(tmp_path)
-    made.add(1)
-    made.deploy(live=1)
-    return made
-
-
 class Labels:
     """Keeps what feedback states."""
 

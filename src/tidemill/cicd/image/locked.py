@@ -17,10 +17,10 @@ from tidemill.core.errors import NotFoundError
 def closure(names: Iterable[str]) -> dict[str, metadata.Distribution]:
     """These distributions and all that they need here, by canonical name. Raises `NotFoundError` for one that is not installed."""
     found: dict[str, metadata.Distribution] = {}
-    todo = [(str(canonicalize_name(Requirement(name).name)), frozenset(Requirement(name).extras)) for name in names]
+    waiting = [(str(canonicalize_name(Requirement(name).name)), frozenset(Requirement(name).extras)) for name in names]
     seen: set[tuple[str, frozenset[str]]] = set()
-    while todo:
-        name, extras = todo.pop()
+    while waiting:
+        name, extras = waiting.pop()
         if (name, extras) in seen:
             continue
         seen.add((name, extras))
@@ -31,7 +31,7 @@ def closure(names: Iterable[str]) -> dict[str, metadata.Distribution]:
         for line in found[name].requires or ():
             wanted = Requirement(line)
             if wanted.marker is None or any(wanted.marker.evaluate({"extra": extra}) for extra in ("", *extras)):
-                todo.append((str(canonicalize_name(wanted.name)), frozenset(wanted.extras)))
+                waiting.append((str(canonicalize_name(wanted.name)), frozenset(wanted.extras)))
     return dict(sorted(found.items()))
 
 
