@@ -14,6 +14,8 @@ from tidemill.core.errors import InvalidError
 from tidemill.core.instants import SECOND_US
 from tidemill.serving.admission import TIMEOUT_HEADER, RateError, Rates, seconds_given
 from tidemill.serving.http import Settings
+from tidemill.serving.protocols.mlflow import MLflow
+from tidemill.serving.protocols.platforms import Vertex
 
 
 def logged(stack: Stack) -> int:
@@ -130,6 +132,11 @@ def test_a_token_has_its_rate_and_others_theirs() -> None:
         rates.take("a")
     with pytest.raises(RateError):
         rates.take("a")
+
+
+def test_each_protocol_has_its_word_for_too_often() -> None:
+    assert b'"REQUEST_LIMIT_EXCEEDED"' in MLflow().failure(429, "slower")[2]
+    assert b'"RESOURCE_EXHAUSTED"' in Vertex().failure(429, "slower")[2]
 
 
 def test_a_token_that_asks_too_often_gets_429(stack: Stack) -> None:
