@@ -5,8 +5,10 @@ What is refused is refused before its body is read, so a server with too much to
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from time import perf_counter
+from typing import Any, TypeVar
 
 from tidemill.core.clock import Clock
 from tidemill.core.errors import InvalidError, UnavailableError
@@ -15,6 +17,7 @@ from tidemill.core.instants import SECOND_US
 TIMEOUT_HEADER = "x-envoy-expected-rq-timeout-ms"
 """How long the caller waits, as Envoy (and so Istio and Knative) tells upstream servers: whole milliseconds."""
 _NAMES = 1_000
+T = TypeVar("T")
 
 
 class OverloadedError(UnavailableError):
@@ -59,6 +62,8 @@ def seconds_given(header: str | None, parameters: Mapping[str, Any] | None, sett
         parameters: of the request; `timeout` is in microseconds, as in Triton's implementation of the protocol.
         setting_s: `Settings.timeout_s`.
     """
+    if header is None and not parameters:
+        return setting_s
     given = [setting_s] if setting_s else []
     if header is not None:
         given.append(_number(f"the header {TIMEOUT_HEADER}", header.isdecimal() and len(header) < 10 and int(header)) / 1_000)
@@ -66,6 +71,50 @@ def seconds_given(header: str | None, parameters: Mapping[str, Any] | None, sett
         value = parameters["timeout"]
         given.append(_number("the parameter 'timeout'", isinstance(value, int) and not isinstance(value, bool) and value) / 1_000_000)
     return min(given, default=0.0)
+
+
+def limit(answering: asyncio.Future[Any], seconds: float, started: float) -> None:
+    """Fail what has no answer when its time is up; an endpoint does not compute what failed before its turn.
+
+    Args:
+        answering: a future that somebody else completes, and looks first whether it is done.
+        seconds: from `seconds_given`; 0 for no limit.
+        started: `perf_counter` when the request came.
+    """
+    if not seconds:
+        return
+
+    def expire() -> None:
+        if not answering.done():
+            answering.set_exception(_late(seconds))
+
+    left = seconds - (perf_counter() - started)
+    if left <= 0:
+        expire()
+        return
+    timer = asyncio.get_running_loop().call_later(left, expire)
+    answering.add_done_callback(lambda _done: timer.cancel())
+
+
+async def within(work: Callable[[], Awaitable[T]], seconds: float, started: float) -> T:
+    """What `work` answers; it is not begun when its time is up, and cancelled when that comes. Raises `DeadlineError`."""
+    if not seconds:
+        return await work()
+    left = seconds - (perf_counter() - started)
+    if left <= 0:
+        raise _late(seconds)
+    timer = asyncio.timeout(left)
+    try:
+        async with timer:
+            return await work()
+    except TimeoutError as error:
+        if timer.expired():
+            raise _late(seconds) from error
+        raise
+
+
+def _late(seconds: float) -> DeadlineError:
+    return DeadlineError(f"no answer within {seconds:g} s, which is how long the request may take")
 
 
 def _number(what: str, value: int) -> int:

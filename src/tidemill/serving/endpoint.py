@@ -79,8 +79,13 @@ class Endpoint:
         if rows <= self._settings.inline_rows and not self.scorer.lineup.apart:
             self._finish(waiting, self._work(calls))
         else:
-            work = self._loop.run_in_executor(self._threads, self._work, calls)
-            work.add_done_callback(lambda done: self._finish(waiting, done.result()))
+            work = self._loop.run_in_executor(self._threads, self._later, waiting)
+            work.add_done_callback(lambda done: self._finish(*done.result()))
+
+    def _later(self, waiting: _Waiting) -> tuple[_Waiting, list[_Outcome]]:
+        """The work of a group that may have waited for its thread: what is too late by then is not computed either."""
+        waiting = [one for one in waiting if not one[1].done()]
+        return waiting, self._work([call for call, _future in waiting]) if waiting else []
 
     def _work(self, calls: Sequence[Call]) -> list[_Outcome]:
         lineup = self.scorer.lineup

@@ -15,7 +15,7 @@ from tidemill.core.clock import Clock
 from tidemill.core.errors import ConflictError, TidemillError
 from tidemill.core.instants import SECOND_US
 from tidemill.serving import protocol
-from tidemill.serving.admission import TIMEOUT_HEADER, DeadlineError, OverloadedError, Rates, seconds_given
+from tidemill.serving.admission import TIMEOUT_HEADER, OverloadedError, Rates, limit, seconds_given
 from tidemill.serving.board import Board
 from tidemill.serving.endpoint import Endpoint
 from tidemill.serving.feast import FeatureRoutes
@@ -266,17 +266,16 @@ class ModelServer:
                 trace = begin(self._tracer, self._clock, f"predict {endpoint.scorer.service.name}", scope.headers)
             self.admit()
             self._authorise(scope, "predict")
-            given = scope.headers.get(TIMEOUT_HEADER)
             body = await read_body(scope.headers.get("content-length"), http, self.settings.max_body_bytes)
             if b"binary_data" in body or b'"explain"' in body or body[:1] != b"{":
-                status, headers, body = await oip.infer(Asked(scope.method, scope.path, scope.headers, body, self.host, endpoint))
+                status, headers, body = await oip.infer(Asked(scope.method, scope.path, scope.headers, body, self.host, started, endpoint))
             else:
                 call = protocol.read(body, endpoint.scorer.plan, max_rows=self.settings.max_rows, make_id=_new_id)
                 of, call.trace = call.id, trace
                 self.host.check_time(call)
+                seconds = seconds_given(scope.headers.get(TIMEOUT_HEADER), call.parameters, self.settings.timeout_s)
                 answering = endpoint.submit(call)
-                if given is not None or call.parameters or self.settings.timeout_s:
-                    self._limit(answering, seconds_given(given, call.parameters, self.settings.timeout_s), started)
+                limit(answering, seconds, started)
                 answers, logged = await answering
                 body = protocol.answer(call, endpoint.scorer.service.name, answers, logged or "degraded")
         except Exception as error:  # noqa: BLE001 - the boundary of the process: every error becomes an answer
@@ -299,22 +298,6 @@ class ModelServer:
             raise OverloadedError(
                 f"{self.settings.max_in_flight} requests are being answered, which is the limit of this server; ask again later"
             )
-
-    def _limit(self, answering: asyncio.Future[Any], seconds: float, started: float) -> None:
-        """Fail what has no answer when its time is up; what was not computed by then is not computed any more."""
-        if not seconds:
-            return
-
-        def expire() -> None:
-            if not answering.done():
-                answering.set_exception(DeadlineError(f"no answer within {seconds:g} s, which is how long the request may take"))
-
-        left = seconds - (perf_counter() - started)
-        if left <= 0:
-            expire()
-            return
-        timer = asyncio.get_running_loop().call_later(left, expire)
-        answering.add_done_callback(lambda _done: timer.cancel())
 
     def _told(self, endpoint: Endpoint, of: str, status: int, took: float, trace: Timed | None) -> None:
         """Say what became of a request, in its trace and in the log."""
@@ -389,7 +372,7 @@ class ModelServer:
                 counts.requests += 1
             version = None if endpoint is None else deployed(endpoint, found.names.get("version"))
             body = await read_body(scope.headers.get("content-length"), http, self.settings.max_body_bytes)
-            asked = Asked(scope.method, scope.path, scope.headers, body, self.host, endpoint, version, found.names, who)
+            asked = Asked(scope.method, scope.path, scope.headers, body, self.host, started, endpoint, version, found.names, who)
             answer = await route.answer(asked)
         except Exception as error:  # noqa: BLE001 - the boundary of the process: every error becomes an answer
             status, reason = problem(error)

@@ -10,6 +10,8 @@ import pytest
 from tests.support.feast_kit import NOW, FeastKit, read
 
 from tidemill.core.instants import HOUR_US, SECOND_US, format_instant
+from tidemill.serving.admission import TIMEOUT_HEADER
+from tidemill.serving.http import Settings
 
 NEVER = "1970-01-01T00:00:00Z"
 
@@ -142,6 +144,22 @@ def test_what_is_missing_is_told_as_feast_tells_it(kit: FeastKit) -> None:
     """A JSON text that holds JSON with module, class and message; Feast's SDK raises that class."""
     detail = json.loads(kit.ask("/get-online-features", {"feature_service": "x", "entities": {"a": [1]}}).json())
     assert (detail["module"], detail["class"]) == ("feast.errors", "FeatureServiceNotFoundException")
+
+
+@pytest.mark.parametrize("couriers", [1, 500])
+def test_values_that_come_too_late_are_not_looked_up(tmp_path: Path, couriers: int) -> None:
+    kit = FeastKit(tmp_path, inline_rows=100)
+    body = {"features": ["shape:trips"], "entities": {"courier": [1] * couriers}}
+    looks: list[int] = []
+    find, kit.reader._find = kit.reader._find, lambda *args: looks.append(1) or find(*args)  # type: ignore[method-assign, func-returns-value]
+    assert kit.ask("/get-online-features", body, **{TIMEOUT_HEADER: "60000"}).status == 200
+    reply = kit.ask("/get-online-features", body, **{TIMEOUT_HEADER: "soon"})
+    assert (reply.status, TIMEOUT_HEADER in reply.json()["error"]) == (400, True)
+    assert looks == [1]
+    kit.app._features._settings = Settings(timeout_s=1e-9, inline_rows=100)  # type: ignore[union-attr]
+    reply = kit.ask("/get-online-features", body)
+    assert (reply.status, "within 1e-09 s" in reply.json()["error"]) == (504, True)
+    assert looks == [1]
 
 
 def test_limits_are_named(tmp_path: Path) -> None:

@@ -4,18 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from tests.support.serving_kit import FULL, Local, Stack, body, run
+from tests.support.serving_kit import FULL, Local, Stack, body, run, tensors
 
 from tidemill.core.clock import ReplayClock
 from tidemill.core.errors import InvalidError
 from tidemill.core.instants import SECOND_US
 from tidemill.serving.admission import TIMEOUT_HEADER, RateError, Rates, seconds_given
+from tidemill.serving.around import AroundLog
+from tidemill.serving.contracts import contract_of
 from tidemill.serving.http import Settings
+from tidemill.serving.ports import Prediction, PredictionLog
 from tidemill.serving.protocols.mlflow import MLflow
 from tidemill.serving.protocols.platforms import Vertex
+
+
+class Gated(AroundLog):
+    """A log that takes nothing while its gate is shut."""
+
+    def __init__(self, log: PredictionLog) -> None:
+        super().__init__(log)
+        self.gate = threading.Event()
+
+    def append(self, predictions: Sequence[Prediction]) -> None:
+        self.gate.wait(60)
+        super().append(predictions)
 
 
 def logged(stack: Stack) -> int:
@@ -64,33 +81,78 @@ def test_a_request_whose_time_is_up_is_not_computed(stack: Stack) -> None:
 
 
 def test_the_least_of_header_parameter_and_setting_counts(stack: Stack) -> None:
-    class Slow:
-        """A log that takes a while."""
-
-        def __init__(self, inner: Any) -> None:
-            self._inner = inner
-
-        def append(self, predictions: Any) -> None:
-            import time
-
-            time.sleep(0.3)
-            self._inner.append(predictions)
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._inner, name)
-
-    stack.log = Slow(stack.log)
+    log = stack.log = Gated(stack.log)
 
     async def script(local: Local) -> list[int]:
-        replies = await asyncio.gather(
+        late = [
             local.infer(body(FULL), **{TIMEOUT_HEADER: "50"}),
-            local.infer(body(FULL)),
             local.infer(body(FULL, parameters={"timeout": 20_000})),
-        )
-        return [r.status for r in replies]
+        ]
+        other = asyncio.create_task(local.infer(body(FULL)))
+        replies = await asyncio.gather(*late)
+        if local.app.settings.timeout_s:
+            await other
+        log.gate.set()
+        return [r.status for r in (*replies, await other)]
 
-    assert run(stack, script) == [504, 200, 504]
+    assert run(stack, script) == [504, 504, 200]
+    log.gate.clear()
     assert run(stack, script, timeout_s=0.1) == [504, 504, 504]
+
+
+ROW = list(FULL.values())
+SPLIT = {"columns": list(FULL), "data": [ROW]}
+ROUTES: dict[str, tuple[str, Any, Any]] = {
+    "rest": ("/v2/models/late/versions/1/infer", {"inputs": tensors(FULL)}, lambda told: told["error"]),
+    "binary": ("/v2/models/late/infer", {"inputs": tensors(FULL), "parameters": {"binary_data_output": True}}, lambda told: told["error"]),
+    "mlflow": ("/invocations", {"dataframe_split": SPLIT}, lambda told: (told["error_code"] == "DEADLINE_EXCEEDED") * told["message"]),
+    "tensorflow": ("/v1/models/late:predict", {"instances": [FULL]}, lambda told: told["error"]),
+    "classify": ("/v1/models/late:classify", {"examples": [FULL]}, lambda told: told["error"]),
+    "seldon": ("/api/v1.0/predictions", {"jsonData": FULL}, lambda told: (told["status"]["code"] == 504) * told["status"]["info"]),
+    "vertex": ("/predict", {"instances": [ROW]}, lambda told: (told["error"]["status"] == "DEADLINE_EXCEEDED") * told["error"]["message"]),
+    "azureml": ("/score", {"input_data": SPLIT}, lambda told: told["message"]),
+}
+"""Of each protocol: a path that scores, a body for it, and where it says what went wrong."""
+
+
+@pytest.mark.parametrize("name", ROUTES)
+def test_every_protocol_has_its_time_and_says_in_its_own_words_that_it_is_up(stack: Stack, name: str) -> None:
+    path, sent, reason = ROUTES[name]
+    contract = contract_of(name, {"AIP_PREDICT_ROUTE": "/predict"}) if name in ("vertex", "azureml") else None
+    content, log = json.dumps(sent).encode(), Gated(stack.log)
+    stack.log = log
+
+    async def script(local: Local) -> None:
+        def ask(**headers: str) -> Any:
+            return local.ask("POST", path, content, 1, **{"content-type": "application/json", **headers})
+
+        late = await ask(**{TIMEOUT_HEADER: "50"})
+        assert (late.status, "within 0.05 s" in reason(late.json())) == (504, True)
+        log.gate.set()
+        assert (await ask(**{TIMEOUT_HEADER: "60000"})).status == 200
+        assert (await ask(**{TIMEOUT_HEADER: "soon"})).status == 400
+
+    async def no_time(local: Local) -> None:
+        assert (await local.ask("POST", path, content, 1, **{"content-type": "application/json"})).status == 504
+
+    run(stack, script, contract=contract)
+    assert logged(stack) == 2
+    run(stack, no_time, contract=contract, timeout_s=1e-9)
+    assert logged(stack) == 2, "nothing was computed"
+
+
+def test_time_spent_in_line_for_a_thread_counts(stack: Stack) -> None:
+    async def script(local: Local) -> list[int]:
+        free = threading.Event()
+        for _ in range(2):
+            local.app._threads.submit(free.wait, 60)  # as large groups before this one do
+        waits = asyncio.create_task(local.infer(body(FULL, 2)))
+        late = await local.infer(body(FULL, 3), **{TIMEOUT_HEADER: "30"})
+        free.set()
+        return [late.status, (await waits).status]
+
+    assert run(stack, script, inline_rows=1) == [504, 200]
+    assert logged(stack) == 2
 
 
 @pytest.mark.parametrize(

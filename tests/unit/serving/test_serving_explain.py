@@ -87,6 +87,12 @@ def test_a_model_that_cannot_say_answers_400_and_logs_nothing(tmp_path: Path) ->
     assert ask(stack, body(FULL)).status == 200
 
 
+def test_the_reasons_have_to_come_in_time_too(stack: Stack) -> None:
+    reply = ask(stack, body(FULL, parameters={"explain": True, "timeout": 1}))
+    assert (reply.status, "within 1e-06 s" in reply.json()["error"]) == (504, True)
+    assert list(stack.log.read("late")) == []
+
+
 def test_over_grpc_too(stack: Stack) -> None:
     grpc = pytest.importorskip("tests.unit.serving.test_serving_grpc")
     sent = grpc.typed(FULL, 2, parameters={"explain": grpc.message("InferParameter")(bool_param=True)})

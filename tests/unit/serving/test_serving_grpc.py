@@ -267,6 +267,23 @@ def test_the_repository(stack: Stack) -> None:
     assert (off, left, ready, after) == ([Code.UNAVAILABLE, False], [("late", "UNAVAILABLE")], 0, True)
 
 
+def test_the_settings_and_the_parameters_time_counts_as_the_deadline_does(stack: Stack) -> None:
+    def asked(**parameters: Any) -> Callable[[Local, Client], Any]:
+        given = {name: message("InferParameter")(**value) for name, value in parameters.items()}
+        return lambda _local, client: client.ask("ModelInfer", **typed(FULL, parameters=given))
+
+    late, explain = {"int64_param": 1}, {"bool_param": True}
+    for code, reason in (
+        run(stack, asked(timeout=late)),
+        run(stack, asked(timeout=late, explain=explain)),
+        run(stack, asked(), timeout_s=1e-6),
+    ):
+        assert (code, "within 1e-06 s" in reason) == (Code.DEADLINE_EXCEEDED, True)
+    assert list(stack.log.read("late")) == [], "nothing was computed"
+    assert run(stack, asked(timeout={"string_param": "soon"}))[0] is Code.INVALID_ARGUMENT
+    assert run(stack, asked(timeout={"int64_param": 60_000_000}), timeout_s=60.0).id
+
+
 def test_a_request_whose_deadline_has_passed_is_not_computed(stack: Stack) -> None:
     async def script(local: Local, client: Client) -> Any:
         endpoint = local.app.endpoints["late"]

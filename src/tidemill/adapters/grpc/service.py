@@ -14,7 +14,7 @@ from tidemill.adapters.grpc.messages import message
 from tidemill.adapters.grpc.plain import plain
 from tidemill.core.errors import ConflictError, InvalidError, UnavailableError
 from tidemill.serving import explain, protocol
-from tidemill.serving.admission import DeadlineError
+from tidemill.serving.admission import DeadlineError, limit, seconds_given, within
 from tidemill.serving.endpoint import Endpoint
 from tidemill.serving.http import problem
 from tidemill.serving.metrics import ServiceMetrics
@@ -173,7 +173,13 @@ class InferenceService:
             call.version = deployed(endpoint, request.model_version or None)
             self._host.check_time(call)
             wants = request.parameters[explain.PARAMETER].bool_param if explain.PARAMETER in request.parameters else False
-            future = asyncio.ensure_future(_explained(endpoint, call)) if wants else endpoint.submit(call)
+            future: asyncio.Future[Any]
+            seconds = seconds_given(None, call.parameters, self._app.settings.timeout_s)
+            if wants:
+                future = asyncio.ensure_future(within(lambda: _explained(endpoint, call), seconds, started))
+            else:
+                future = endpoint.submit(call)
+                limit(future, seconds, started)
         except Exception as error:
             if counts is not None:
                 _count(counts, started, error)

@@ -13,6 +13,7 @@ import msgspec
 
 from tidemill.core.clock import Clock
 from tidemill.core.errors import InvalidError, NotFoundError
+from tidemill.serving.admission import TIMEOUT_HEADER, limit, seconds_given, within
 from tidemill.serving.feast.answer import Asked, OnlineRequest, Reader
 from tidemill.serving.feast.compile import MissingError
 from tidemill.serving.feast.push import Pusher, PushRequest, WriteRequest
@@ -78,12 +79,16 @@ class FeatureRoutes:
         return "\n".join(lines) + "\n"
 
     async def _online(self, scope: Any, http: Http, authorise: Authorise) -> bytes:
+        started = perf_counter()
         authorise(scope, "predict")
+        seconds = seconds_given(scope.headers.get(TIMEOUT_HEADER), None, self._settings.timeout_s)
         request = _read(_decode_online, await self._body(scope, http))
         rows = len(next(iter(request.entities.values()), ()))
         if rows > self._settings.inline_rows:
-            return await self._in_thread(self._reader.answer, request, self._clock.now_us())
-        return await self._together(self._reader.understood(request))
+            return await within(lambda: self._in_thread(self._reader.answer, request, self._clock.now_us()), seconds, started)
+        answering = self._together(self._reader.understood(request))
+        limit(answering, seconds, started)
+        return await answering
 
     def _together(self, asked: Asked) -> asyncio.Future[bytes]:
         """Answer with all requests that come in the same turn of the event loop: those of one plan by one look-up; a lone one does not wait."""
@@ -97,10 +102,11 @@ class FeatureRoutes:
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, {}
         now = self._clock.now_us()
-        for group in waiting.values():
+        for several in waiting.values():
+            group = [one for one in several if not one[1].done()]  # whose time is not up
+            if not group:
+                continue
             for (_, future), answer in zip(group, self._reader.answer_together([asked for asked, _ in group], now), strict=True):
-                if future.done():
-                    continue
                 if isinstance(answer, bytes):
                     future.set_result(answer)
                 else:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from tidemill.core.errors import InvalidError, NotFoundError, not_found
+from tidemill.serving.admission import TIMEOUT_HEADER, limit, seconds_given, within
 from tidemill.serving.endpoint import Endpoint
 from tidemill.serving.http import JSON, MethodError, Reply, Settings
 from tidemill.serving.ports import Prediction
@@ -17,6 +19,7 @@ from tidemill.serving.tokens import Action
 ID = "tidemill-prediction-id"
 """Header: the id of a prediction, given by the caller or made by the server. Rows of one request have it with `/0`, `/1` …"""
 _MAX_ID = 200
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +45,17 @@ class Scored:
 
 @dataclass(slots=True)
 class Asked:
-    """One HTTP request. `version` is the deployed one that the path names, or None; `names` are the other parts of the path."""
+    """One HTTP request. `version` is the deployed one that the path names, or None; `names` are the other parts of the path.
+
+    `started`: when it came, by `perf_counter`.
+    """
 
     method: str
     path: str
     headers: Mapping[str, str]
     body: bytes
     host: Host
+    started: float
     found: Endpoint | None = None
     version: int | None = None
     names: Mapping[str, str | None] = field(default_factory=dict)
@@ -76,11 +83,22 @@ class Asked:
         return given or self.host.make_id()
 
     async def score(self, call: Call) -> Scored:
-        """Score a call as the path says: batched, routed and logged like every other one."""
+        """Score a call as the path says: batched, routed and logged like every other one, and in the time that it may take."""
         call.version = self.version
         self.host.check_time(call)
-        answers, logged = await self.endpoint.submit(call)
+        seconds = self._seconds(call)
+        answering = self.endpoint.submit(call)
+        limit(answering, seconds, self.started)
+        answers, logged = await answering
         return Scored(call, answers, logged)
+
+    async def in_thread(self, call: Call, function: Callable[..., T], *args: Any) -> T:
+        """What a function answers about a call, in the time that the call may take."""
+        loop = asyncio.get_running_loop()
+        return await within(lambda: loop.run_in_executor(None, function, *args), self._seconds(call), self.started)
+
+    def _seconds(self, call: Call) -> float:
+        return seconds_given(self.headers.get(TIMEOUT_HEADER), call.parameters, self.host.settings.timeout_s)
 
 
 Answer = Callable[[Asked], Awaitable[Reply]]

@@ -32,6 +32,7 @@ _CODES = {
     429: "REQUEST_LIMIT_EXCEEDED",
     500: "INTERNAL_ERROR",
     503: "TEMPORARILY_UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
 }
 _TEXT = [("content-type", "text/plain; charset=utf-8")]
 _LINES = "application/jsonlines"

@@ -5,7 +5,6 @@ Source: the KServe "Open Inference Protocol", REST section; Triton's model repos
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from importlib.metadata import version as installed
 from typing import Any
@@ -198,11 +197,11 @@ async def _scored(asked: Asked, call: protocol.Call, body: bytes) -> dict[str, A
     """The answer; with what each feature adds to it, if the request asks for that."""
     if not explain.wanted(body):
         return _answer(asked, await asked.score(call))
-    scorer, loop = asked.endpoint.scorer, asyncio.get_running_loop()
-    await loop.run_in_executor(None, explain.require, scorer, asked.version)
+    scorer = asked.endpoint.scorer
+    await asked.in_thread(call, explain.require, scorer, asked.version)
     scored = await asked.score(call)
     answer = _answer(asked, scored)
-    answer["outputs"].append(await loop.run_in_executor(None, explain.tensor, scorer, scored.answers))
+    answer["outputs"].append(await asked.in_thread(call, explain.tensor, scorer, scored.answers))
     return answer
 
 
