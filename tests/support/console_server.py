@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -23,12 +23,12 @@ from tidemill.retraining.why import why
 from tidemill.serving.tokens import Tokens
 
 
-def build(platform: SamplePlatform) -> tuple[FastAPI, str]:
-    """The application over a platform and an admin's token for it."""
+def build(platform: SamplePlatform, origins: Sequence[str] = ()) -> tuple[FastAPI, str]:
+    """The application over a platform and an admin's token for it. `origins`: other sites that may ask."""
     tokens = Tokens(platform.ledger, platform.clock)
-    app = build_api(cast("Needs", platform), verify=tokens.verify, why=explain)
+    app = build_api(cast("Needs", platform), verify=tokens.verify, why=explain, origins=origins)
     mount(app)
-    return app, tokens.make("tests", "admin")
+    return app, tokens.make(f"tests{len(tokens.listed())}", "admin")
 
 
 def explain(platform: Any, prediction_id: str) -> Mapping[str, Any]:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -30,6 +31,7 @@ from tidemill.serving.embedded import LedgerRouter, OnnxRuntime, SqlitePredictio
 from tidemill.serving.http import Settings
 from tidemill.serving.ports import PredictionLog
 from tidemill.serving.server import ModelServer, build_app
+from tidemill.serving.tls import Tls
 from tidemill.testing.models import write_linear_model
 from tidemill.versioning.embedded import FileBlobStore
 
@@ -237,12 +239,19 @@ def run(stack: Stack, script: Callable[[Local], Any], *others: Stack, **settings
 def app_from_environment() -> ModelServer:
     """The factory that server processes under test are started with."""
     stack = Stack(Path(os.environ["SERVING_KIT_HOME"]))
-    app = build_app({"late": stack.scorer()}, Tokens(stack.ledger, WallClock()), clock=WallClock(), settings=Settings(poll_s=0.1))
+    app = build_app(
+        {"late": stack.scorer()}, Tokens(stack.ledger, WallClock()), clock=WallClock(), settings=Settings(poll_s=0.1, tls=_tls())
+    )
     if "SERVING_KIT_GRPC" in os.environ:
         from tidemill.adapters.grpc.serving import open_grpc
 
         app.beside.append(open_grpc(app, "127.0.0.1", int(os.environ["SERVING_KIT_GRPC"])))
     return app
+
+
+def _tls() -> Tls | None:
+    folder = os.environ.get("SERVING_KIT_TLS")
+    return Tls(Path(folder) / "cert.pem", Path(folder) / "key.pem") if folder else None
 
 
 def free_port() -> int:
@@ -252,11 +261,16 @@ def free_port() -> int:
 
 
 @contextmanager
-def server(home: Path, port: int, workers: int = 1, grpc_port: int | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    """A server process on `port`, ready; killed at the end if it still runs."""
+def server(
+    home: Path, port: int, workers: int = 1, grpc_port: int | None = None, tls: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A server process on `port`, ready; killed at the end if it still runs. `tls`: a folder with cert.pem, key.pem and ca.pem."""
     code = f"from tidemill.serving.run import run; run('tests.support.serving_kit:app_from_environment', port={port}, workers={workers})"
     environment = {**os.environ, "SERVING_KIT_HOME": str(home), "PYTHONPATH": str(Path(__file__).parents[2])}
     environment |= {} if grpc_port is None else {"SERVING_KIT_GRPC": str(grpc_port)}
+    environment |= {} if tls is None else {"SERVING_KIT_TLS": str(tls)}
+    where = "http" if tls is None else "https"
+    trusted = ssl.create_default_context(cafile=None if tls is None else str(tls / "ca.pem"))
     with (home / "server.log").open("ab") as log:
         process = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=log, stderr=log)
     try:
@@ -264,7 +278,7 @@ def server(home: Path, port: int, workers: int = 1, grpc_port: int | None = None
             if process.poll() is not None:
                 raise AssertionError((home / "server.log").read_text())
             try:
-                if httpx.get(f"http://127.0.0.1:{port}/v2/health/ready").status_code == 200:
+                if httpx.get(f"{where}://127.0.0.1:{port}/v2/health/ready", verify=trusted).status_code == 200:
                     break
             except httpx.TransportError:
                 pass

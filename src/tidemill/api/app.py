@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fastapi import Depends, FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 from tidemill.api import errors
 from tidemill.api.access import access_of
@@ -12,12 +13,19 @@ from tidemill.api.limits import LOCAL_HOSTS, MAX_BODY_BYTES, BodyLimit, KnownHos
 from tidemill.api.needs import Needs, Verify, Why
 from tidemill.api.routes import data, decisions, events, features, loop, models, monitoring, runs
 from tidemill.api.tidy import TidyResponse
+from tidemill.serving.cors import METHODS
 
 PREFIX = "/api/v1"
 
 
 def build_api(
-    platform: Needs, *, verify: Verify, why: Why, hosts: Sequence[str] = LOCAL_HOSTS, max_body_bytes: int = MAX_BODY_BYTES
+    platform: Needs,
+    *,
+    verify: Verify,
+    why: Why,
+    hosts: Sequence[str] = LOCAL_HOSTS,
+    origins: Sequence[str] = (),
+    max_body_bytes: int = MAX_BODY_BYTES,
 ) -> FastAPI:
     """Build the application over a platform.
 
@@ -26,6 +34,7 @@ def build_api(
         verify: answers whose token it is.
         why: assembles what is behind a prediction.
         hosts: Host names this server answers for; `*` turns the check off.
+        origins: other sites whose pages may ask from a browser, by a token that they send; its cookies they never get.
         max_body_bytes: greatest body of any request.
     """
     app = FastAPI(
@@ -41,6 +50,8 @@ def build_api(
     app.state.why = why
     errors.install(app)
     app.add_middleware(BodyLimit, limit_bytes=max_body_bytes)
+    if origins:
+        app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=METHODS, allow_headers=("authorization", "content-type"))
     app.add_middleware(KnownHosts, hosts=hosts)
     for part in (loop, data, features, runs, models, decisions, monitoring, events):
         app.include_router(part.router, prefix=PREFIX, dependencies=[Depends(access_of)])

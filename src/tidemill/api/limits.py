@@ -70,7 +70,9 @@ class KnownHosts:
             name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
             if name not in self._hosts:
                 refusal = answer(
-                    400, f"this server does not answer for the host {host!r}", "use 127.0.0.1, or name the host in conf/server.hosts"
+                    400,
+                    f"this server does not answer for the host {host!r}",
+                    "use 127.0.0.1, or name the host in api.hosts of the project's conf",
                 )
                 await refusal(scope, receive, send)
                 return

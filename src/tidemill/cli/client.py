@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -25,11 +26,19 @@ _ERRORS: dict[int, type[TidemillError]] = {
 
 
 def infer(
-    url: str, service: Service, rows: Sequence[Mapping[str, Any]], token: str, *, timeout_s: float = 30.0, explain: bool = False
+    url: str,
+    service: Service,
+    rows: Sequence[Mapping[str, Any]],
+    token: str,
+    *,
+    timeout_s: float = 30.0,
+    explain: bool = False,
+    trusts: ssl.SSLContext | None = None,
 ) -> list[dict[str, Any]]:
     """Score `rows`; one answer {"id", "score", "version"} each, in order. Raises what the server's status stands for.
 
-    With `explain`, each has "contributions": what each feature adds, by name, and `base`.
+    With `explain`, each has "contributions": what each feature adds, by name, and `base`. `trusts`: whose certificates
+    are taken from an https address; by default those that the system trusts.
     """
     if urlsplit(url).scheme not in ("http", "https"):
         raise InvalidError(f"{url!r} is no http or https address")
@@ -39,11 +48,14 @@ def infer(
     target = f"{url.rstrip('/')}/v2/models/{quote(service.name)}/infer"
     request = urllib.request.Request(target, data=body, headers=headers)  # noqa: S310 - the scheme was checked
     try:
-        with urllib.request.urlopen(request, timeout=timeout_s) as answer:  # noqa: S310 - the scheme was checked
+        with urllib.request.urlopen(request, timeout=timeout_s, context=trusts) as answer:  # noqa: S310 - the scheme was checked
             found = json.load(answer)
     except urllib.error.HTTPError as error:
         raise _error(error, token) from error
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        if isinstance(reason := getattr(error, "reason", None), ssl.SSLCertVerificationError):
+            told = f"the certificate of {url} is not trusted ({reason.verify_message}); set tls.ca to the authority's PEM file, tls.name to its name"
+            raise RefusedError(told) from error
         raise UnavailableError(f"{url} does not answer ({error}); start it with `tidemill up`") from error
     return _answers(found)
 

@@ -150,12 +150,13 @@ def serve_features(where: tuple[Path, Sequence[str]], port: int | None, workers:
     """Serve features alone, without models, by Feast's HTTP protocol until Ctrl-C. `tidemill up` serves the same routes beside the models."""
     from tidemill.cli.up import first_token
     from tidemill.cli.web import serve_models
+    from tidemill.platform.tls import address
 
     project, overrides = where
     given = [*overrides, *([f"serving.port={port}"] if port else []), *([f"serving.workers={workers}"] if workers else [])]
     with opened(project, given) as platform:
         serving, secret = platform.config.serving, first_token(platform)
-        click.echo(f"features http://{serving.host}:{serving.port}/get-online-features")
+        click.echo(f"features {address(platform.config, serving.host, serving.port)}/get-online-features")
         if secret:
             click.echo(f"token    {click.style(secret, bold=True)}   shown only now; it is stored as a hash")
     serve_models(project, given, "features")

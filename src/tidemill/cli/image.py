@@ -39,12 +39,13 @@ def serve(folder: Path, host: str, port: int) -> None:
     """Serve until SIGTERM, then finish the requests in flight."""
     from tidemill.cli.web import build_models
     from tidemill.platform.root import Platform
+    from tidemill.platform.tls import tls_of
     from tidemill.serving.run import serve as run
 
     facts = json.loads((folder / "image.json").read_bytes())
     state = Path(os.environ.get(STATE, folder / "state"))
-    given = shlex.split(os.environ.get(OVERRIDES, ""))
-    platform = Platform.open(folder / "project", [*_own(state.resolve()), *given], home=state)
+    platform = Platform.open(folder / "project", [*_own(state.resolve()), *_given()], home=state)
+    tls_of(platform.config, platform.project, check=host)
     prepare(platform, folder, facts)
     run(build_models(platform), host=host, port=port)
     platform.close()
@@ -53,10 +54,20 @@ def serve(folder: Path, host: str, port: int) -> None:
 @image.command()
 @click.option("--port", default=PORT, show_default=True)
 @click.pass_obj
-def health(_folder: Path, port: int) -> None:
+def health(folder: Path, port: int) -> None:
     """Exit 0 when the server on this machine is ready."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/health/ready", timeout=3) as answer:
+    from tidemill.platform.config import load_config
+    from tidemill.platform.tls import tls_of
+
+    project = folder / "project"
+    tls = tls_of(load_config(project, _given()), project)
+    scheme, trusts = ("http", None) if tls is None else ("https", tls.itself())
+    with urllib.request.urlopen(f"{scheme}://127.0.0.1:{port}/v2/health/ready", timeout=3, context=trusts) as answer:  # noqa: S310 - http or https
         sys.exit(0 if answer.status == 200 else 1)
+
+
+def _given() -> list[str]:
+    return shlex.split(os.environ.get(OVERRIDES, ""))
 
 
 def _own(state: Path) -> list[str]:

@@ -41,6 +41,7 @@ def loadtest_command(
     """
     from tidemill.adapters.locust import run, write
     from tidemill.cli.serving import TOKEN_VARIABLE
+    from tidemill.platform.tls import address
 
     with opened(project, overrides) as platform:
         found = platform.definitions.service(service)
@@ -48,10 +49,11 @@ def loadtest_command(
         drawn = [[row] for row in map(_row, requests) if row] if requests else _logged(platform, found, calls)
         facts: dict[str, Any] = {"service": found.name, **write.write(found, drawn, folder)}
         if now:
-            where = platform.config.serving
-            host = url or f"http://{where.host}:{where.port}"
+            config = platform.config
+            host = url or address(config, config.serving.host, config.serving.port)
+            ca = str((platform.project / config.tls.ca).resolve()) if config.tls.ca else ""
             token = os.environ.get(TOKEN_VARIABLE, "")
-            made = run.run(folder / write.FILE, host, users=users, time=time_, rate=rate, python=python, token=token)
+            made = run.run(folder / write.FILE, host, users=users, time=time_, rate=rate, python=python, token=token, ca=ca)
             facts = _keep(platform, facts | {"host": host, **made})
     if as_json:
         show_json(facts)

@@ -121,14 +121,17 @@ def predict_command(
     from tidemill.cli.client import infer
     from tidemill.platform.config import load_config
     from tidemill.platform.project import find_project, load_definitions
+    from tidemill.platform.tls import address, trusted
 
     root = find_project(project)
     found = load_definitions(root).service(service)
     rows = [_request(text) for text in [*requests, *(file or ())] if text.strip()]
     if not rows:
         raise InvalidError(f"nothing to ask; --request takes JSON with {', '.join(found.request_columns)}")
-    serving = load_config(root, overrides).serving
-    answers = infer(url or f"http://{serving.host}:{serving.port}", found, rows, os.environ.get(TOKEN_VARIABLE, ""), explain=explain)
+    config = load_config(root, overrides)
+    where, token = url or address(config, config.serving.host, config.serving.port), os.environ.get(TOKEN_VARIABLE, "")
+    trusts = trusted(config, root) if where.startswith("https:") else None
+    answers = infer(where, found, rows, token, explain=explain, trusts=trusts)
     show_rows(answers, ["id", "score", "version"], as_json=as_json)
     for answer in answers if explain and not as_json else ():
         added = sorted(answer["contributions"].items(), key=lambda item: (item[0] == "base", -abs(item[1])))

@@ -31,6 +31,7 @@ def up_command(project: Path, overrides: Sequence[str], port: int | None, servin
     """
     from tidemill.cli.supervisor import Supervisor, check_ports, only_one
     from tidemill.cli.web import listens
+    from tidemill.platform.tls import address, tls_of
 
     given = [*overrides]
     if port is not None:
@@ -46,11 +47,15 @@ def up_command(project: Path, overrides: Sequence[str], port: int | None, servin
             if config.serving.grpc_port is not None:
                 addresses["grpc"] = (host, config.serving.grpc_port)
             check_ports(addresses)
+            for name in (config.api.host, host):
+                tls_of(config, root, check=name)
             secret = first_token(platform)
-            click.echo(f"console  http://{config.api.host}:{config.api.port}{_login(platform, secret)}   logs in once, within ten minutes")
-            click.echo(f"models   http://{host}:{number}/v2")
+            click.echo(
+                f"console  {address(config, config.api.host, config.api.port)}{_login(platform, secret)}   logs in once, within ten minutes"
+            )
+            click.echo(f"models   {address(config, host, number)}/v2")
             if "grpc" in addresses:
-                click.echo(f"grpc     {host}:{config.serving.grpc_port}")
+                click.echo(f"grpc     {config.tls.name or host}:{config.serving.grpc_port}")
             if secret:
                 click.echo(f"token    {click.style(secret, bold=True)}   shown only now; it is stored as a hash")
                 click.echo("         export TIDEMILL_TOKEN with it for `tidemill predict`; the console asks for it once")

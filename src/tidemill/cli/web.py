@@ -24,12 +24,20 @@ DRAIN_S = 5.0
 def build_console(platform: Platform) -> Any:
     """The ASGI application: API and console over one platform."""
     from tidemill.api.app import build_api
+    from tidemill.api.limits import LOCAL_HOSTS
     from tidemill.console.app import mount
     from tidemill.retraining.why import why
     from tidemill.serving import Tokens
 
-    tokens = Tokens(platform.ledger, platform.clock)
-    app = build_api(platform, verify=tokens.verify, why=lambda opened, prediction: why(opened.loop, prediction))
+    tokens, config = Tokens(platform.ledger, platform.clock), platform.config
+    hosts = (*LOCAL_HOSTS, *filter(None, (config.tls.name,)), *config.api.hosts)
+    app = build_api(
+        platform,
+        verify=tokens.verify,
+        why=lambda opened, prediction: why(opened.loop, prediction),
+        hosts=hosts,
+        origins=config.api.origins,
+    )
     mount(app)
     return app
 
@@ -119,6 +127,7 @@ def _beside(platform: Platform) -> dict[str, Any]:
 
 def _settings(platform: Platform) -> Any:
     from tidemill.core.instants import SECOND_US, parse_duration
+    from tidemill.platform.tls import tls_of
     from tidemill.serving.contracts import contract_of
     from tidemill.serving.http import Settings
 
@@ -133,6 +142,8 @@ def _settings(platform: Platform) -> Any:
         max_in_flight=given.max_in_flight,
         rate=given.rate,
         timeout_s=parse_duration(given.timeout) / SECOND_US if given.timeout else 0.0,
+        tls=tls_of(platform.config, platform.project),
+        origins=frozenset(given.origins),
     )
 
 
@@ -148,16 +159,19 @@ def _feature_routes(platform: Platform) -> Any:
 
 def serve_api(project: Path, overrides: Sequence[str]) -> None:
     """Run API and console until SIGTERM."""
+    from tidemill.platform.tls import tls_of
+
     with opened(project, overrides) as platform:
         where = platform.config.api
-        asyncio.run(_serve(build_console(platform), where.host, where.port))
+        tls = tls_of(platform.config, platform.project, check=where.host)
+        asyncio.run(_serve(build_console(platform), where.host, where.port, {} if tls is None else tls.granian()))
 
 
-async def _serve(app: Any, host: str, port: int) -> None:
+async def _serve(app: Any, host: str, port: int, tls: Mapping[str, Any]) -> None:
     from granian.constants import Interfaces
     from granian.server.embed import Server
 
-    server = Server(app, address=host, port=port, interface=Interfaces.ASGI, log_access=False)
+    server = Server(app, address=host, port=port, interface=Interfaces.ASGI, log_access=False, **tls)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -177,10 +191,13 @@ def serve_models(project: Path, overrides: Sequence[str], factory: str = "models
     """Run the model server (or, with the factory `features`, the feature server) until SIGTERM; its workers build their own platform."""
     from tidemill.platform.config import load_config
     from tidemill.platform.project import find_project
+    from tidemill.platform.tls import tls_of
     from tidemill.serving.run import run
 
     root = find_project(project)
-    where = load_config(root, overrides).serving
+    config = load_config(root, overrides)
+    where = config.serving
+    tls_of(config, root, check=listens(where)[0])
     os.environ[PROJECT], os.environ[OVERRIDES] = str(root), json.dumps(list(overrides))
     run(f"tidemill.cli.web:{factory}", *listens(where), where.workers)
 

@@ -83,10 +83,16 @@ class StreamConfig:
 
 @dataclass(frozen=True, slots=True)
 class ApiConfig:
-    """Where console and HTTP API listen."""
+    """Where console and HTTP API listen.
+
+    `hosts`: names besides those of this machine and `tls.name` under which they may be asked (`*` for any); `origins`: other sites whose pages may
+    ask the API from a browser, `https://app.example.com`, none by default.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8400
+    hosts: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +106,7 @@ class ServingConfig:
     `access_log`: whether each prediction's id, status and time is a line of the server's log. `trace_share`: the share of requests that are
     traced (`stack.traces`), where the caller does not decide. `max_in_flight`: requests that a process answers at once, further ones get 503;
     `rate`: predictions a second for each token and process, 0 for any number, further ones get 429; `timeout`: what takes longer gets 504,
-    empty for never.
+    empty for never. `origins`: other sites whose pages may ask from a browser, `https://app.example.com`, none by default.
     """
 
     host: str = "127.0.0.1"
@@ -119,6 +125,23 @@ class ServingConfig:
     max_in_flight: int = 1_000
     rate: float = 0.0
     timeout: str = ""
+    origins: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TlsConfig:
+    """The certificate of console, API and model server (HTTP and gRPC); without one they speak without encryption. Paths are from the project's folder on.
+
+    `cert`: PEM file with the certificate and those between it and its authority; `key`: PEM file with its private key (PKCS #8); `password`: of an
+    encrypted key, as `env:NAME` or `file:PATH`; `name`: the host name that the certificate is for and that Tidemill's own commands ask, where they
+    listen by default; `ca`: PEM file of the authorities that those commands trust, the system's by default.
+    """
+
+    cert: str = ""
+    key: str = ""
+    password: str = ""
+    name: str = ""
+    ca: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +170,7 @@ class Config:
     stream: StreamConfig = field(default_factory=StreamConfig)
     api: ApiConfig = field(default_factory=ApiConfig)
     serving: ServingConfig = field(default_factory=ServingConfig)
+    tls: TlsConfig = field(default_factory=TlsConfig)
     models: ModelsConfig = field(default_factory=ModelsConfig)
 
 
@@ -162,6 +186,7 @@ def load_config(project: Path, overrides: Sequence[str] = (), *, home: Path | No
         ConfigError: an unknown key, a wrong type or a file that is no YAML; names the file (or the override) and the key.
     """
     from tidemill.platform.configfiles import check_files, convert
+    from tidemill.serving.cors import check_origins
 
     conf = project / "conf"
     check_files(conf, Config)
@@ -172,6 +197,10 @@ def load_config(project: Path, overrides: Sequence[str] = (), *, home: Path | No
     if not 0 <= config.parity.share <= 1:
         raise ConfigError(f"parity.share is {config.parity.share}; it must be 0 to 1, for example 0.01 for one row of a hundred")
     _check_log(config.serving)
+    for setting, origins in (("api.origins", config.api.origins), ("serving.origins", config.serving.origins)):
+        check_origins(origins, setting)
+    if bool(config.tls.cert) != bool(config.tls.key):
+        raise ConfigError("tls.cert and tls.key belong together: set both, or none for servers without encryption")
     for duration in (config.stream.skew, config.stream.pause, config.stream.feed, config.models.timeout):
         parse_duration(duration)
     if not 1 <= config.stream.batch <= 1_000_000:

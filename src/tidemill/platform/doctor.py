@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from tidemill.core.errors import TidemillError
 
 if TYPE_CHECKING:
+    from tidemill.platform.config import Config
     from tidemill.platform.root import Platform
 
 LEAST_FREE_BYTES = 1_000_000_000
@@ -105,6 +106,7 @@ def _project(root: Path, overrides: Sequence[str], fix: bool) -> Iterator[Check]
         yield Check("config", "failed", str(error), "correct the file and the key it names")
         return
     yield Check("config", "ok", f"stack {config.stack.name}, home {config.home}")
+    yield from _tls(config, root)
     opened = Platform.open(root, overrides)
     try:
         yield _tables(opened, fix)
@@ -115,6 +117,21 @@ def _project(root: Path, overrides: Sequence[str], fix: bool) -> Iterator[Check]
         yield from _streams(opened)
     finally:
         opened.close()
+
+
+def _tls(config: Config, root: Path) -> Iterator[Check]:
+    """The certificate of the servers, if they have one."""
+    from tidemill.platform.tls import tls_of
+
+    if not config.tls.cert:
+        return
+
+    def look() -> Check:
+        made = tls_of(config, root)
+        until = made.check(config.serving.host) if made is not None else ""
+        return Check("tls", "ok", f"{config.tls.cert} for {config.tls.name or config.serving.host}, until {until}")
+
+    yield _attempt("tls", look)
 
 
 def _attempt(name: str, check: Callable[[], Check]) -> Check:

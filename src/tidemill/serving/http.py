@@ -13,6 +13,7 @@ import msgspec
 from tidemill.core.errors import ConflictError, InvalidError, NotFoundError, RefusedError, TidemillError, UnavailableError
 from tidemill.serving.admission import DeadlineError, RateError
 from tidemill.serving.contracts import Contract
+from tidemill.serving.tls import Tls
 
 logger = logging.getLogger(__name__)
 JSON = [("content-type", "application/json")]
@@ -85,6 +86,8 @@ class Settings:
         drain_s: how long a stopping server waits for requests in flight.
         allow_at: whether a request may say when it is answered (parameter `at`), for demonstrations on past data.
         contract: what a hosting platform asks of this process, or None.
+        tls: the certificate to show, or None to speak without encryption.
+        origins: other sites whose pages may ask from a browser.
     """
 
     max_body_bytes: int = 8 << 20
@@ -104,6 +107,8 @@ class Settings:
     drain_s: float = 15.0
     allow_at: bool = False
     contract: Contract | None = None
+    tls: Tls | None = None
+    origins: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if self.max_in_flight < 1 or self.rate < 0 or self.timeout_s < 0:

@@ -63,7 +63,8 @@ async def _serve(app: ModelServer, host: str, port: int) -> None:
 
     # the log's and the shadows' threads hand the interpreter over often, for short moments: wait less than 5 ms for it
     sys.setswitchinterval(_SWITCH_S)
-    server = Server(app, address=host, port=port, interface=Interfaces.RSGI, websockets=False, log_enabled=False)
+    tls = {} if app.settings.tls is None else app.settings.tls.granian()
+    server = Server(app, address=host, port=port, interface=Interfaces.RSGI, websockets=False, log_enabled=False, **tls)
     loop = asyncio.get_running_loop()
 
     def stop() -> None:

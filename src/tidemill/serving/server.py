@@ -17,6 +17,7 @@ from tidemill.core.instants import SECOND_US
 from tidemill.serving import protocol
 from tidemill.serving.admission import TIMEOUT_HEADER, OverloadedError, Rates, limit, seconds_given
 from tidemill.serving.board import Board
+from tidemill.serving.cors import Origins
 from tidemill.serving.endpoint import Endpoint
 from tidemill.serving.feast import FeatureRoutes
 from tidemill.serving.feast.routes import openapi as feature_openapi
@@ -97,6 +98,7 @@ class ModelServer:
         self._clock = clock
         self._known_us = known_us
         self._access: dict[str, tuple[Access, int]] = {}
+        self._origins = Origins(settings.origins) if settings.origins else None
         self._rates = Rates(settings.rate, clock) if settings.rate else None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="tidemill-score")
@@ -242,6 +244,11 @@ class ModelServer:
 
     async def __rsgi__(self, scope: Any, http: Http) -> None:
         """Answer one request."""
+        if self._origins is not None:
+            http, asked = self._origins.around(http, scope.headers), self._origins.preflight(scope.method, scope.headers)
+            if asked is not None:
+                http.response_bytes(*asked)
+                return
         endpoint = self._infer_paths.get(scope.path)
         if endpoint is not None and scope.method == "POST":
             await self._infer(scope, http, endpoint)

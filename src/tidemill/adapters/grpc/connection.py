@@ -194,7 +194,8 @@ class Connection(asyncio.Protocol):
     def _greet(self) -> None:
         """Look for the preface of HTTP/2."""
         if bytes(self._buffer[:24]) != f.PREFACE[: len(self._buffer)]:
-            raise f.ConnectionError2(f.PROTOCOL_ERROR, "this port speaks gRPC over HTTP/2 without TLS")
+            how = "with" if self._transport.get_extra_info("ssl_object") is not None else "without"
+            raise f.ConnectionError2(f.PROTOCOL_ERROR, f"this port speaks gRPC over HTTP/2 {how} TLS")
         if len(self._buffer) >= 24:
             self._greeted = True
             if self._greeting is not None:

@@ -15,7 +15,7 @@ from tidemill.core.errors import UnavailableError
 from tidemill.serving.server import ModelServer
 
 logger = logging.getLogger(__name__)
-_STEP_S = 0.01
+_STEP_S, _HANDSHAKE_S = 0.01, 10.0
 
 
 class GrpcServer:
@@ -36,10 +36,18 @@ class GrpcServer:
         """Listen. Raises `UnavailableError` when the port is taken."""
         self._loop = asyncio.get_running_loop()
         limit = self._app.settings.max_body_bytes
+        tls = None if self._app.settings.tls is None else self._app.settings.tls.context()
+        if tls is not None:
+            tls.set_alpn_protocols(["h2"])
         shared = hasattr(socket, "SO_REUSEPORT")  # by the processes of a server
         try:
             self._server = await self._loop.create_server(
-                lambda: Connection(self._begin, self._connections, self._loop, limit), self._host, self.port, reuse_port=shared or None
+                lambda: Connection(self._begin, self._connections, self._loop, limit),
+                self._host,
+                self.port,
+                reuse_port=shared or None,
+                ssl=tls,
+                ssl_handshake_timeout=None if tls is None else _HANDSHAKE_S,
             )
         except OSError as error:
             told = f"cannot listen for gRPC on {self._host}:{self.port}: {error.strerror or error}; choose another serving.grpc_port"

@@ -18,7 +18,9 @@ _ALL = "Aggregated"
 _PERCENTILES = {"p50": "50%", "p95": "95%", "p99": "99%", "p999": "99.9%", "max": "100%"}
 
 
-def run(file: Path, host: str, *, users: int, time: str, rate: float = 0.0, python: str = "", token: str = "") -> dict[str, Any]:
+def run(
+    file: Path, host: str, *, users: int, time: str, rate: float = 0.0, python: str = "", token: str = "", ca: str = ""
+) -> dict[str, Any]:
     """Run a Locust file without its web page; return what it measured, in milliseconds and calls a second.
 
     Args:
@@ -29,6 +31,7 @@ def run(file: Path, host: str, *, users: int, time: str, rate: float = 0.0, pyth
         rate: calls a second of all together, 0 for as many as they can.
         python: the interpreter that has Locust; this one by default.
         token: of the model server.
+        ca: PEM file of the authorities whose certificate the server may have, instead of the system's.
 
     Raises:
         ConfigError: the interpreter has no Locust.
@@ -38,7 +41,7 @@ def run(file: Path, host: str, *, users: int, time: str, rate: float = 0.0, pyth
     if seconds < 1:
         raise InvalidError(f"a load test takes at least a second, not {time}")
     interpreter, out = python or sys.executable, file.parent / "result"
-    environment = {**os.environ, "TIDEMILL_TOKEN": token, "LOADTEST_RATE": str(rate or "")}
+    environment = {**os.environ, "TIDEMILL_TOKEN": token, "LOADTEST_RATE": str(rate or ""), **({"SSL_CERT_FILE": ca} if ca else {})}
     version = _version(interpreter)
     command = [
         interpreter,
