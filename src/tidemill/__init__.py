@@ -5,7 +5,7 @@ A project's `definitions.py` needs nothing but this module: `import tidemill as 
 `distinct`, `quantile`, `top_k`, `expression`) resolve as well, and so does what stands inside a step:
 ranges of a search (`integer`, `real`, `log`, `choice`), the types of annotations (`TrainingSet`, `Model`, `ModelVersion`, `Instant`) and the
 helpers of learners (`encode`, `deterministic`, `lightgbm_model`, `onnx_model`, `xgboost_model`,
-`sklearn_model`, `function_model`).
+`sklearn_model`, `torch_model`, `function_model`).
 """
 
 from importlib import import_module
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tidemill.adapters.function.training import function_model as function_model
     from tidemill.adapters.sklearn.training import sklearn_model as sklearn_model
+    from tidemill.adapters.torch.training import torch_model as torch_model
     from tidemill.adapters.xgboost.training import xgboost_model as xgboost_model
     from tidemill.core.aggregates import count as count
     from tidemill.core.aggregates import distinct as distinct
@@ -94,6 +95,7 @@ __all__ = [  # noqa: RUF022 - in the order in which a definition uses them
 _MODULES = {
     "tidemill.adapters.function.training": "function_model",
     "tidemill.adapters.sklearn.training": "sklearn_model",
+    "tidemill.adapters.torch.training": "torch_model",
     "tidemill.adapters.xgboost.training": "xgboost_model",
     "tidemill.core.aggregates": "mean sum count min max latest std first last distinct quantile top_k expression",
     "tidemill.core.definitions": "Entity Table FeatureView FeatureService Label Service Gate Rollout on_demand on_drift on_quality on_new_data"

@@ -12,7 +12,7 @@ import pytest
 import tidemill as tm
 
 SOURCE = Path(tm.__file__)
-NEEDS = {"sklearn": ("sklearn", "skops"), "xgboost": ("xgboost",)}
+NEEDS = {"sklearn": ("sklearn", "skops"), "torch": ("torch",), "xgboost": ("xgboost",)}
 
 
 def literal_all() -> list[str]:

@@ -1,0 +1,1 @@
+"""PyTorch: models that `torch.export` has made a graph of."""

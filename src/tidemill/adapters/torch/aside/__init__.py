@@ -1,0 +1,1 @@
+"""What runs in an interpreter that has PyTorch and no Tidemill."""
