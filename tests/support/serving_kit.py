@@ -254,6 +254,9 @@ def _tls() -> Tls | None:
     return Tls(Path(folder) / "cert.pem", Path(folder) / "key.pem") if folder else None
 
 
+FACTORY = "tests.support.serving_kit:app_from_environment"
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -262,10 +265,10 @@ def free_port() -> int:
 
 @contextmanager
 def server(
-    home: Path, port: int, workers: int = 1, grpc_port: int | None = None, tls: Path | None = None
+    home: Path, port: int, workers: int = 1, grpc_port: int | None = None, tls: Path | None = None, factory: str = ""
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A server process on `port`, ready; killed at the end if it still runs. `tls`: a folder with cert.pem, key.pem and ca.pem."""
-    code = f"from tidemill.serving.run import run; run('tests.support.serving_kit:app_from_environment', port={port}, workers={workers})"
+    code = f"from tidemill.serving.run import run; run({factory or FACTORY!r}, port={port}, workers={workers})"
     environment = {**os.environ, "SERVING_KIT_HOME": str(home), "PYTHONPATH": str(Path(__file__).parents[2])}
     environment |= {} if grpc_port is None else {"SERVING_KIT_GRPC": str(grpc_port)}
     environment |= {} if tls is None else {"SERVING_KIT_TLS": str(tls)}
