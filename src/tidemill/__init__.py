@@ -2,7 +2,8 @@
 
 A project's `definitions.py` needs nothing but this module: `import tidemill as tm`. Names are resolved when they are first used
 (PEP 562), so that importing costs milliseconds. `__all__` are the words that most definitions use; further aggregates (`std`, `first`, `last`,
-`distinct`, `quantile`, `top_k`, `expression`) resolve as well, and so does what stands inside a step:
+`distinct`, `quantile`, `top_k`, `expression`) and what a graph is made of (`sequence`, `ensemble`, `switch`, `splitter`, `model`, `function`)
+resolve as well, and so does what stands inside a step:
 ranges of a search (`integer`, `real`, `log`, `choice`), the types of annotations (`TrainingSet`, `Model`, `ModelVersion`, `Instant`) and the
 helpers of learners (`encode`, `deterministic`, `lightgbm_model`, `onnx_model`, `xgboost_model`,
 `sklearn_model`, `torch_model`, `function_model`).
@@ -42,6 +43,12 @@ if TYPE_CHECKING:
     from tidemill.core.definitions import on_drift as on_drift
     from tidemill.core.definitions import on_new_data as on_new_data
     from tidemill.core.definitions import on_quality as on_quality
+    from tidemill.core.graphs import ensemble as ensemble
+    from tidemill.core.graphs import function as function
+    from tidemill.core.graphs import model as model
+    from tidemill.core.graphs import sequence as sequence
+    from tidemill.core.graphs import splitter as splitter
+    from tidemill.core.graphs import switch as switch
     from tidemill.core.instants import Instant as Instant
     from tidemill.pipelines import pipeline as pipeline
     from tidemill.pipelines import step as step
@@ -100,6 +107,7 @@ _MODULES = {
     "tidemill.core.aggregates": "mean sum count min max latest std first last distinct quantile top_k expression",
     "tidemill.core.definitions": "Entity Table FeatureView FeatureService Label Service Gate Rollout on_demand on_drift on_quality on_new_data"
     " every",
+    "tidemill.core.graphs": "sequence ensemble switch splitter model function",
     "tidemill.core.instants": "Instant",
     "tidemill.pipelines": "step pipeline",
     "tidemill.registry": "register",

@@ -26,7 +26,7 @@ from tidemill.features import apply_on_demand
 from tidemill.ledger import schema
 from tidemill.ledger.store import Ledger, insert_once
 from tidemill.registry.ports import ModelRegistry, ModelVersion
-from tidemill.serving import Plan, Scorer, Tokens, compile_plan
+from tidemill.serving import Plan, Scorer, Tokens, compile_plan, scorer_for
 from tidemill.serving.embedded import LedgerRouter, OnnxRuntime, SqlitePredictionLog
 from tidemill.serving.http import Settings
 from tidemill.serving.ports import PredictionLog
@@ -89,10 +89,10 @@ class Registry:
         with self.ledger.read() as db:
             if isinstance(version, str):
                 version = db.execute(sa.select(alias.c.version).where(alias.c.name == name, alias.c.alias == version)).scalar() or 0
-            row = db.execute(sa.select(table.c.digest).where(table.c.name == name, table.c.version == version)).first()
+            row = db.execute(sa.select(table.c.digest, table.c.meta).where(table.c.name == name, table.c.version == version)).first()
         if row is None:
             raise not_found("model version", str(version), [])
-        return ModelVersion(name, version, str(row[0]), "run", "registered", 1)
+        return ModelVersion(name, version, str(row[0]), "run", "registered", 1, meta=json.loads(row[1]))
 
 
 class Stack:
@@ -122,7 +122,7 @@ class Stack:
 
     def scorer(self) -> Scorer:
         registry = cast("ModelRegistry", Registry(self.ledger))
-        return Scorer(self.service, self.plan(), LedgerRouter(self.ledger), OnnxRuntime(), registry, self.blobs, self.log)
+        return scorer_for(self.service, self.plan(), LedgerRouter(self.ledger), OnnxRuntime(), registry, self.blobs, self.log)
 
     def add(self, version: int, *, bias: float | None = None, folder: Path | None = None) -> str:
         """Register a version that scores by its bias alone (default: its number), unless a folder is given."""

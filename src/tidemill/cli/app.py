@@ -31,6 +31,7 @@ COMMANDS = {
     "gate": ("retraining", "Compare a model version with the champion."),
     "deploy": ("serving", "Put a model version behind its service."),
     "rollout": ("serving", "Show a service's deployments, or move them."),
+    "graph": ("graph", "Show a service's inference graph and who answers in it."),
     "predict": ("serving", "Ask the model server."),
     "loadtest": ("loadtest", "Load a service with what it was really asked."),
     "build": ("delivery", "Write the context of a service's container image."),

@@ -36,9 +36,11 @@ def build_command(project: Path, overrides: Sequence[str], as_json: bool, servic
 
 def _image(platform: Platform, service: str | None, version: int | None) -> Any:
     from tidemill.cicd.image import Image
+    from tidemill.core.graphs import refuse_graph
     from tidemill.platform.batch.predict import version_of
 
     found = platform.definitions.service(service)
+    refuse_graph(found.name, found.graph, "an image or an export holds one model")
     chosen = platform.registry.get(found.name, version_of(platform, found, version))
     code = asdict(platform.builder.capture(platform.project))
     return Image(platform.project, found.name, chosen, platform.blobs.fetch(chosen.digest), code, _extras(platform))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tidemill.cli.output import cell, console
 from tidemill.core.instants import format_instant
+
+if TYPE_CHECKING:
+    from rich.tree import Tree
 
 COLORS = ("cyan", "magenta", "yellow", "green", "blue", "red")
 _HEIGHT = 12
@@ -113,7 +116,9 @@ def show_why(found: Mapping[str, Any]) -> None:
         f"at {format_instant(prediction['at_us'])}"
     )
     tree.add(f"label  {_labels(found['label'])}")
-    behind = tree.add(f"model  {model['uri']}  {model['digest'][:19]}…  ({model['status']})")
+    if found.get("graph"):
+        _show_route(tree, found["graph"])
+    behind = tree.add(f"model  {model['uri']}  {model['digest'][:19]}…  ({model['status']})") if model else tree
     if decision is not None:
         behind.add(f"let through by  {decision['kind']}: {decision['outcome']} at {format_instant(decision['at_us'])}  {decision['id']}")
     if run is not None:
@@ -137,6 +142,24 @@ def show_why(found: Mapping[str, Any]) -> None:
                 times = f"happened {format_instant(row['event_us'])}, known {format_instant(row['known_us'])}"
                 leaf.add(f"{style}{row['use'].replace('_', ' ')}: {feature['table']} {times}")
     console().print(tree)
+
+
+def _show_route(tree: Tree, graph: Mapping[str, Any]) -> None:
+    """The stations of a graph's route, and what each says of the same inputs now."""
+    again = f"asked again it says {graph['again']:.4f}" if graph["again"] is not None else graph["note"]
+    route = tree.add(f"graph  version {graph['version']}; {again}")
+    for station in graph["stations"]:
+        who = (
+            f"{station['uri']}  made by {station['run']}"
+            if "uri" in station
+            else f"code {station['version']}"
+            if station["version"]
+            else ""
+        )
+        said = f" = [bold]{cell('', station['said'])}[/]" if "said" in station else ""
+        route.add(f"{station['node']}{said}  {who}{'' if station['state'] == 'ok' else '  [red]' + station['state'] + '[/]'}")
+    for one in graph["compositions"]:
+        route.add(f"{one['node']} = [bold]{cell('', one['said'])}[/]")
 
 
 def _labels(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -45,7 +45,7 @@ def build_console(platform: Platform) -> Any:
 def build_models(platform: Platform) -> Any:
     """The RSGI application: one scorer for each service with a pipeline or a deployment, and the feature server's routes."""
     from tidemill.features import apply_on_demand
-    from tidemill.serving import DegradedReader, Pins, Scorer, Tokens, compile_plan
+    from tidemill.serving import DegradedReader, Pins, Tokens, compile_plan, scorer_for
     from tidemill.serving.server import build_app
 
     scorers, only = {}, platform.config.serving.service
@@ -55,7 +55,7 @@ def build_models(platform: Platform) -> Any:
         plan = compile_plan(service, reader, apply_on_demand)
         plan_for = Pins(plan, reader, apply_on_demand).plan_for
         ports = (platform.router, platform.runtime, platform.registry, platform.blobs, platform.server_log)
-        scorers[name] = Scorer(service, plan, *ports, plan_for)
+        scorers[name] = scorer_for(service, plan, *ports, plan_for)
     tokens, beside = Tokens(platform.ledger, platform.clock), _beside(platform)
     app = build_app(scorers, tokens, report=_counts(platform), tracer=platform.traces, feedback=_feedback(platform), **beside)
     given = platform.config.serving

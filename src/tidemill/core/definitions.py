@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from tidemill.core.aggregates import Aggregate, names_in
 from tidemill.core.errors import InvalidError, not_found
+from tidemill.core.graphs import Node, check_graph, owned
 from tidemill.core.instants import DAY_US, parse_duration
 from tidemill.core.rollouts import Rollout as Rollout
 
@@ -278,6 +279,8 @@ class Service:
 
     `degraded` says what to do while features cannot be read: `fail` (503), `default` (`degraded_defaults` by full name, else null),
     or `last_known` (what was read last for the same keys, at most `degraded_max_age` ago, else as `default`). Such answers say so.
+
+    `graph`: models and functions that answer together (`sequence`, `ensemble`, `switch`, `splitter`); without one the service's own model answers.
     """
 
     name: str
@@ -293,6 +296,7 @@ class Service:
     degraded: Literal["fail", "default", "last_known"] = "fail"
     degraded_defaults: Mapping[str, Any] = field(default_factory=dict)
     degraded_max_age: str = "15m"
+    graph: Any = None
     description: str = ""
     owner: str = ""
     tags: tuple[str, ...] = ()
@@ -310,6 +314,25 @@ class Service:
             raise InvalidError(
                 f"service {self.name!r} cannot be sticky by {sticky!r}: its requests do not have that column; they have "
                 f"{', '.join(dict.fromkeys((*self.request_columns, self.key)))}"
+            )
+        if self.graph is not None:
+            object.__setattr__(self, "graph", check_graph(self.name, self.graph, self.columns, {*self.request_columns, self.key}))
+            self._check_own()
+
+    @property
+    def own_model(self) -> bool:
+        """Whether a model of its own is behind it, which it trains and rolls out; a graph may be of others' models alone."""
+        graph: Node | None = self.graph
+        return graph is None or owned(graph) is not None
+
+    def _check_own(self) -> None:
+        if self.own_model:
+            return
+        given = {"pipeline": self.pipeline is not None, "retrain": bool(self.retrain), "rollout": self.rollout != Rollout()}
+        if wrong := [name for name, there in given.items() if there]:
+            raise InvalidError(
+                f"service {self.name!r} has {' and '.join(f'{name}=' for name in wrong)}, and no node of its graph is its own model; put "
+                "tm.model() into the graph, or leave that to the services whose models these are"
             )
 
     def _check_degraded(self) -> None:

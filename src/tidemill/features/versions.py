@@ -156,13 +156,15 @@ def unread(db: sa.Connection, candidates: Collection[str], now_us: int) -> set[s
     return set(candidates) - read
 
 
-def drop_unread(processor: StreamProcessor, ledger: Ledger, *, now_us: int, actor: str = "tidemill") -> list[str]:
-    """Forget the state of versions that are neither defined nor current nor read by a deployment; return their digests."""
+def drop_unread(
+    processor: StreamProcessor, ledger: Ledger, *, now_us: int, kept: Collection[str] = (), actor: str = "tidemill"
+) -> list[str]:
+    """Forget the state of versions that are neither defined nor current nor read by a deployment, nor `kept`; return their digests."""
     old = [s.digest for s in processor.versions() if not s.wanted and not s.current]
     if not old:
         return []
     with ledger.read() as db:
-        free = unread(db, old, now_us)
+        free = unread(db, old, now_us) - set(kept)
     for digest in sorted(free):
         processor.drop(digest)
         with ledger.write() as db:

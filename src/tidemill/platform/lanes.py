@@ -61,9 +61,9 @@ class Opening:
 def local_lane(name: str, platform: Platform, service: Service, plan: Any, **more: Any) -> LocalLane:
     """The lane of a policy whose platform is open here."""
     from tidemill.retraining.replay import LocalLane
-    from tidemill.serving import Scorer
+    from tidemill.serving import scorer_for
 
-    scorer = Scorer(service, plan, platform.router, platform.runtime, platform.registry, platform.blobs, platform.log)
+    scorer = scorer_for(service, plan, platform.router, platform.runtime, platform.registry, platform.blobs, platform.log)
     return LocalLane(name, platform.loop, scorer, **more)
 
 

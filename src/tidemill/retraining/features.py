@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from tidemill import features
 from tidemill.core.errors import InvalidError, LostError, NotFoundError
+from tidemill.core.graphs import models_of
 from tidemill.features.freshness import Freshness
 from tidemill.features.materialize import Filled, Progress, Stale
 from tidemill.features.pieces import Published
@@ -73,9 +74,23 @@ def feed(
                 if last:
                     raise
         _note_published(loop)
-        features.drop_unread(loop.processor, loop.ledger, now_us=now, actor=loop.actor)
+        features.drop_unread(loop.processor, loop.ledger, now_us=now, kept=_read_by_graphs(loop), actor=loop.actor)
         refresh(loop)
     return done
+
+
+def _read_by_graphs(loop: Loop) -> set[str]:
+    """Versions of views that the nodes of graphs were trained on; a model that a graph asks for need not be deployed."""
+    found: set[str] = set()
+    for service in loop.definitions.services.values():
+        for node in models_of(service.graph) if service.graph is not None else ():
+            if not node.owned and (node.version is not None or node.alias):
+                try:
+                    version = loop.registry.get(node.registered, node.version if node.version is not None else node.alias)
+                except NotFoundError:
+                    continue
+                found |= set(features.pinned(version.meta).values())
+    return found
 
 
 def publish(loop: Loop, view: str) -> str:

@@ -19,6 +19,7 @@ from tidemill import features
 from tidemill.core import ids
 from tidemill.core.definitions import Service
 from tidemill.core.errors import InvalidError
+from tidemill.core.graphs import refuse_graph
 from tidemill.core.instants import DAY_US, format_instant, parse_duration
 from tidemill.core.privacy import private_columns
 from tidemill.features.verify import comparable, recompute
@@ -76,6 +77,7 @@ def replay_traffic(
         InvalidError: nothing was logged then, or the candidate cannot be asked with what was logged; says why.
         RefusedError: its artifact is damaged or could run code.
     """
+    refuse_graph(service.name, service.graph, "its logged answers are not one model's; a shadow compares a version within the graph")
     found = loop.registry.get(service.name, version)
     at = loop.log.scores(service.name)["at_us"]
     until = until_us if until_us is not None else int(at.max()) + 1 if at.size else 0

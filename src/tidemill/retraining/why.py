@@ -13,7 +13,9 @@ from tidemill.core.privacy import hide, is_masked
 from tidemill.ledger import schema
 from tidemill.ledger.store import Ledger, from_json
 from tidemill.registry.ports import ModelVersion
+from tidemill.retraining.graphs import route_of
 from tidemill.retraining.ports import Loop
+from tidemill.serving.graph.scorer import OWN_VERSION
 from tidemill.serving.ports import Prediction
 
 _JSON_COLUMNS = ("cause", "evidence", "params", "graph", "code", "environment", "output", "body", "meta", "metrics")
@@ -34,23 +36,19 @@ def why(loop: Loop, prediction_id: str, *, rows: int = 20) -> dict[str, Any]:
     if not records:
         raise NotFoundError(f"no prediction has the id {prediction_id!r}; ids are in the answer's `id` and in `tidemill predict list`")
     answer = records[0]
-    version = loop.registry.get(answer.model, answer.version)
     service = loop.definitions.service(answer.service)
+    others = bool(answer.route) and answer.version == OWN_VERSION
+    version = None if others else loop.registry.get(answer.model, answer.version)
     return {
         "prediction": _prediction(answer),
         "shadows": [_prediction(record) for record in records[1:]],
-        "model": {
-            "uri": version.uri,
-            "digest": version.digest,
-            "status": version.status,
-            "metrics": dict(version.metrics),
-            "trained": _trained(version),
-        },
+        "model": None if version is None else _model(version),
+        "graph": route_of(loop, service, answer),
         "decision": _decision(loop.ledger, answer),
-        "run": _run(loop.ledger, version.run_id),
-        "snapshots": dict(version.meta.get("snapshots", {})),
+        "run": None if version is None else _run(loop.ledger, version.run_id),
+        "snapshots": {} if version is None else dict(version.meta.get("snapshots", {})),
         "features": [feature for view in service.views for feature in _features(loop, view, answer, rows)] + _direct(service, answer),
-        "contributions": _contributions(loop, version, answer),
+        "contributions": [] if version is None or answer.route else _contributions(loop, version, answer),
         "label": [_label(row) for row in loop.labels.history(service.label.name, prediction_id)],
     }
 
@@ -60,6 +58,11 @@ def _prediction(record: Prediction) -> dict[str, Any]:
         "id": record.id, "service": record.service, "model": record.model, "version": record.version, "role": record.role, "at_us": record.at_us,
         "score": record.score, "request": dict(record.request), "latency_us": record.latency_us,
     }  # fmt: skip
+
+
+def _model(version: ModelVersion) -> dict[str, Any]:
+    about = {"uri": version.uri, "digest": version.digest, "status": version.status}
+    return about | {"metrics": dict(version.metrics), "trained": _trained(version)}
 
 
 def _trained(version: ModelVersion) -> dict[str, Any]:

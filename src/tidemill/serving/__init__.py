@@ -2,6 +2,7 @@
 
 from tidemill.serving.archived import ArchivedLog
 from tidemill.serving.degraded import DegradedReader
+from tidemill.serving.graph.scorer import scorer_for
 from tidemill.serving.keeping import Keeping, table_of
 from tidemill.serving.pins import Pins
 from tidemill.serving.plan import Plan, compile_plan
@@ -23,5 +24,6 @@ __all__ = [
     "Scorer",
     "Tokens",
     "compile_plan",
+    "scorer_for",
     "table_of",
 ]

@@ -17,7 +17,7 @@ import pyarrow.dataset as ds
 
 from tidemill.core.errors import NotFoundError
 from tidemill.serving.keeping import table_of
-from tidemill.serving.ports import Prediction, PredictionLog
+from tidemill.serving.ports import Prediction, PredictionLog, Visit
 from tidemill.versioning.ports import TableStore
 
 PIECE = 50_000
@@ -33,11 +33,13 @@ _FIXED = {
     "score": pa.float64(),
     "latency_us": pa.int64(),
     "degraded": pa.string(),
+    "route": pa.string(),
     "columns": pa.string(),
     "request": pa.string(),
     "request_exact": pa.binary(),
 }
 _encode, _decode = msgspec.msgpack.encode, msgspec.msgpack.decode
+_routes = msgspec.json.Decoder(tuple[Visit, ...]).decode
 Key = tuple[str, int, str]
 
 
@@ -69,6 +71,7 @@ def as_table(rows: Sequence[Prediction]) -> pa.Table:
         "score": [p.score for p in rows],
         "latency_us": [p.latency_us for p in rows],
         "degraded": [p.degraded for p in rows],
+        "route": [msgspec.json.encode(p.route).decode() if p.route else None for p in rows],
         "columns": [msgspec.json.encode(p.columns).decode() for p in rows],
         "request": encoded,
         "request_exact": exact,
@@ -111,7 +114,13 @@ def as_predictions(service: str, rows: pa.Table) -> Iterator[Prediction]:
             _decode(exact) if exact is not None else msgspec.json.decode(row["request"]),
             row["latency_us"],
             row["degraded"],
+            _route(row.get("route")),
         )
+
+
+def _route(text: str | None) -> tuple[Visit, ...]:
+    """Rows that were archived before there were graphs have none."""
+    return _routes(text) if text else ()
 
 
 def _value(row: Mapping[str, Any], name: str) -> Any:

@@ -22,11 +22,11 @@ from tidemill.serving.shadow import Shadows
 from tidemill.serving.writer import Group, LogWriter
 
 Answered = tuple[Sequence[Prediction], bool | str]
-_Waiting = list[tuple[Call, "asyncio.Future[Answered]"]]
+Waiting = list[tuple[Call, "asyncio.Future[Answered]"]]
 
 
 @dataclass(slots=True)
-class _Outcome:
+class Outcome:
     """What became of one call: answers, or why not."""
 
     lineup: Lineup
@@ -46,7 +46,7 @@ class Endpoint:
         self._shadows = shadows
         self._clock = clock
         self._settings = settings
-        self._waiting: _Waiting = []
+        self._waiting: Waiting = []
         self._loop: asyncio.AbstractEventLoop
         self._threads: Executor
 
@@ -82,23 +82,23 @@ class Endpoint:
             work = self._loop.run_in_executor(self._threads, self._later, waiting)
             work.add_done_callback(lambda done: self._finish(*done.result()))
 
-    def _later(self, waiting: _Waiting) -> tuple[_Waiting, list[_Outcome]]:
+    def _later(self, waiting: Waiting) -> tuple[Waiting, list[Outcome]]:
         """The work of a group that may have waited for its thread: what is too late by then is not computed either."""
         waiting = [one for one in waiting if not one[1].done()]
         return waiting, self._work([call for call, _future in waiting]) if waiting else []
 
-    def _work(self, calls: Sequence[Call]) -> list[_Outcome]:
+    def _work(self, calls: Sequence[Call]) -> list[Outcome]:
         lineup = self.scorer.lineup
         try:
             return self._together(calls, lineup)
         except TidemillError as error:
             if len(calls) == 1:
-                return [_Outcome(lineup, error=error)]
+                return [Outcome(lineup, error=error)]
             return [outcome for call in calls for outcome in self._work([call])]
         except Exception as error:  # noqa: BLE001 - a model library may raise anything; each caller gets a 500, the server goes on
-            return [_Outcome(lineup, error=error) for _ in calls]
+            return [Outcome(lineup, error=error) for _ in calls]
 
-    def _together(self, calls: Sequence[Call], lineup: Lineup) -> list[_Outcome]:
+    def _together(self, calls: Sequence[Call], lineup: Lineup) -> list[Outcome]:
         if len(calls) > 1 and any(call.version is not None or call.at is not None for call in calls):
             return [outcome for call in calls for outcome in self._work([call])]
         now = self._clock.now_us() if calls[0].at is None else parse_instant(calls[0].at)
@@ -122,14 +122,14 @@ class Endpoint:
         if self.tracing:
             _mark(calls, answers, started, looked_up)
         if len(calls) == len(answers):
-            return [_Outcome(lineup, [answer]) for answer in answers]
+            return [Outcome(lineup, [answer]) for answer in answers]
         out, start = [], 0
         for call in calls:
-            out.append(_Outcome(lineup, answers[start : start + len(call)]))
+            out.append(Outcome(lineup, answers[start : start + len(call)]))
             start += len(call)
         return out
 
-    def _finish(self, waiting: _Waiting, outcomes: Sequence[_Outcome]) -> None:
+    def _finish(self, waiting: Waiting, outcomes: Sequence[Outcome]) -> None:
         """Fail those that failed; hand the others to the log, then to their callers, then to the shadows."""
         answered: list[tuple[asyncio.Future[Answered], Sequence[Prediction]]] = []
         group: list[Prediction] = []
@@ -168,7 +168,7 @@ class Endpoint:
                 self.metrics.degraded[prediction.degraded] += 1
 
 
-def _mark_logged(waiting: _Waiting, since: int, logged: bool) -> None:
+def _mark_logged(waiting: Waiting, since: int, logged: bool) -> None:
     """Tell each traced call how long the log took."""
     for call, _future in waiting:
         if call.trace is not None:

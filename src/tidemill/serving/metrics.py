@@ -68,6 +68,14 @@ class ServiceMetrics:
         self._to_look: list[Prediction] = []
         self.latency = Histogram(LATENCY_S)
         self.batch = Histogram(BATCH)
+        self.nodes: dict[str, Histogram] = {}
+        self.node_failures: Counter[tuple[str, str]] = Counter()
+
+    def node(self, name: str, seconds: float, state: str) -> None:
+        """Count one call of a graph's node; `state` is empty, or how it failed."""
+        self.nodes.setdefault(name, Histogram(LATENCY_S)).observe(seconds)
+        if state:
+            self.node_failures[name, state] += 1
 
     def offer(self, group: Sequence[Prediction]) -> None:
         """Let some of a group be looked at for nulls, if there is room."""
@@ -95,6 +103,8 @@ class ServiceMetrics:
             "predictions": [(*key, n) for key, n in list(self.predictions.items())],
             "latency": (self.latency.counts, self.latency.total),
             "batch": (self.batch.counts, self.batch.total),
+            "nodes": {name: (h.counts, h.total) for name, h in list(self.nodes.items())},
+            "node_failures": [(*key, n) for key, n in list(self.node_failures.items())],
         }
 
     def add(self, facts: Mapping[str, Any]) -> None:
@@ -107,6 +117,9 @@ class ServiceMetrics:
         self.predictions.update({(version, role): n for version, role, n in facts["predictions"]})
         self.latency.add(*facts["latency"])
         self.batch.add(*facts["batch"])
+        for name, counted in facts["nodes"].items():
+            self.nodes.setdefault(name, Histogram(LATENCY_S)).add(*counted)
+        self.node_failures.update({(name, state): n for name, state, n in facts["node_failures"]})
 
 
 def render(services: Mapping[str, ServiceMetrics], gauges: Mapping[str, Mapping[str, Any]], *, exemplars: bool = False) -> str:
@@ -136,6 +149,8 @@ _HELP = (
     ("feature_rows_total", "counter", "rows that were looked at for nulls: a sample, bounded in time"),
     ("latency_seconds", "histogram", "time from the body's arrival to the answer, logging included"),
     ("batch_rows", "histogram", "rows scored together"),
+    ("node_seconds", "histogram", "time of a call of a graph's node"),
+    ("node_failures_total", "counter", "calls of a graph's node that failed, by how: failed, timeout"),
 )
 
 
@@ -155,5 +170,16 @@ def _lines(name: str, labels: str, metrics: ServiceMetrics, *, exemplars: bool) 
         yield f"{full}{{{labels}}} {metrics.looked}"
     elif name == "latency_seconds":
         yield from metrics.latency.lines(full, labels, exemplars=exemplars)
+    elif name.startswith("node_"):
+        yield from _node_lines(full, labels, metrics)
     else:
         yield from metrics.batch.lines(full, labels)
+
+
+def _node_lines(full: str, labels: str, metrics: ServiceMetrics) -> Iterator[str]:
+    """What the nodes of a graph did; their names are those of its definition."""
+    if full.endswith("seconds"):
+        for node, histogram in sorted(metrics.nodes.items()):
+            yield from histogram.lines(full, f'{labels},node="{node}"')
+    else:
+        yield from (f'{full}{{{labels},node="{node}",state="{state}"}} {n}' for (node, state), n in sorted(metrics.node_failures.items()))

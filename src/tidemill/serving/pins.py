@@ -34,7 +34,10 @@ class Pins:
             InvalidError: a version is not online, so the model would be answered from other features than it learned from.
         """
         pins = meta.get("views")
-        if isinstance(pins, Mapping) and pins:
+        if self._plan.service.graph is not None:  # functions read what no model was trained on, so no view goes
+            named = dict(pins) if isinstance(pins, Mapping) else {}
+            views = [self._pinned(name, str(named[name])) if name in named else self._served(name) for name in {**self._defined, **named}]
+        elif isinstance(pins, Mapping) and pins:
             views = [self._pinned(name, str(digest)) for name, digest in pins.items()]
         else:
             views = [self._served(name) for name in self._defined]
@@ -72,8 +75,13 @@ class Pins:
 
 
 def with_views(service: Service, views: Sequence[FeatureView], wanted: Sequence[str] = ()) -> Service:
-    """The service with these versions of its views; views that it has no longer come as well, those that are not given go. `wanted` is the order of columns."""
+    """The service with these versions of its views; views that it has no longer come as well, those that are not given go. `wanted` is the order of columns.
+
+    A graph reads more than one model does: its service keeps all its columns.
+    """
     given = {view.name: view for view in views}
+    if service.graph is not None:
+        given, wanted = {**{view.name: view for view in service.views}, **given}, ()
     features: list[_Feature] = []
     for feature in service.features:
         if not isinstance(feature, FeatureView):

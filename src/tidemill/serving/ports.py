@@ -137,10 +137,22 @@ class Router(Protocol):
         ...
 
 
+class Visit(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One station of a graph's route. `node` is empty for the graph itself; `version` is a model's number, or the first digits of a digest of code.
+
+    `model`: the registered name, empty for a function. `state`: empty, or how the node failed, `failed` or `timeout`.
+    """
+
+    node: str
+    version: str
+    model: str = ""
+    state: str = ""
+
+
 class Prediction(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One scored row. `values` are the model's inputs in `columns` order as used; `shadow` scores by a deployment that did not answer have role shadow.
 
-    `degraded`: empty, or what stood for features that could not be read, `default` or `last_known`.
+    `degraded`: empty, or what stood for features that could not be read, `default` or `last_known`. `route`: who was asked, where a graph answers.
     """
 
     id: str
@@ -155,6 +167,7 @@ class Prediction(msgspec.Struct, frozen=True, array_like=True, gc=False):
     request: Mapping[str, Any] = msgspec.field(default_factory=dict)
     latency_us: int = 0
     degraded: str = ""
+    route: tuple[Visit, ...] = ()
 
 
 THIN = ("",)

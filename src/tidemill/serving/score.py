@@ -59,7 +59,7 @@ class Lineup:
         return others if any(d.role == "canary" for d in self.deployments) else [d for d in others if d.role in ("shadow", "warm")]
 
 
-class _Rows(NamedTuple):
+class Rows(NamedTuple):
     """Requests as columns of one length."""
 
     ids: Sequence[str]
@@ -67,8 +67,9 @@ class _Rows(NamedTuple):
     requests: Sequence[Mapping[str, Any]]
     at_us: Sequence[int]
 
-    def pick(self, places: Sequence[int]) -> _Rows:
-        return _Rows(
+    def pick(self, places: Sequence[int]) -> Rows:
+        """Some of them."""
+        return Rows(
             [self.ids[i] for i in places],
             [self.inputs[i] for i in places],
             [self.requests[i] for i in places],
@@ -135,22 +136,15 @@ class Scorer:
                 return False
             self.released = False
             before = self._lineup
-            wanted = self._router.deployments(self.service.name)
-            if tuple(d for d in wanted if d.id not in before.failures) == before.deployments:
+            wanted = self._wanted()
+            if tuple(d for d in wanted if d.id not in before.failures) == before.deployments and self._is_current():
                 return False
             models: dict[str, LoadedModel] = {}
             plans: dict[str, Plan] = {}
             failures: dict[str, str] = {}
             for deployment in wanted:
                 try:
-                    version = self.registry.get(deployment.model, deployment.version)
-                    plan = self._plan_for(version.meta) if self._plan_for is not None else self._plan
-                    models[deployment.digest] = (
-                        before.models.get(deployment.digest)
-                        or models.get(deployment.digest)
-                        or self._load(deployment, version.digest, plan)
-                    )
-                    plans[deployment.digest] = plan
+                    models[deployment.digest], plans[deployment.digest] = self._prepared(deployment, {**before.models, **models})
                 except TidemillError as error:
                     if deployment.role == "live":
                         raise
@@ -158,8 +152,27 @@ class Scorer:
                     extra = {"service": self.service.name, "deployment": deployment.id, "reason": str(error)}
                     logger.error("deployment.refused", extra=extra)
             taken = tuple(d for d in wanted if d.id not in failures)
-            self._lineup = Lineup(taken, models, failures, plans, any(model.apart for model in models.values()))
-            return taken != before.deployments
+            changed = taken != before.deployments or not self._is_current()
+            self._taken(Lineup(taken, models, failures, plans, any(model.apart for model in models.values())))
+            return changed
+
+    def _wanted(self) -> list[Deployment]:
+        """Who is to serve."""
+        return self._router.deployments(self.service.name)
+
+    def _is_current(self) -> bool:
+        """Whether nothing but deployments could have changed."""
+        return True
+
+    def _taken(self, lineup: Lineup) -> None:
+        """From now on this line-up answers."""
+        self._lineup = lineup
+
+    def _prepared(self, deployment: Deployment, models: Mapping[str, LoadedModel]) -> tuple[LoadedModel, Plan]:
+        """A deployment's model, one of those that are loaded if it is there, and how it gets its inputs."""
+        version = self.registry.get(deployment.model, deployment.version)
+        plan = self._plan_for(version.meta) if self._plan_for is not None else self._plan
+        return models.get(deployment.digest) or self._load(deployment, version.digest, plan), plan
 
     def release(self) -> None:
         """Let go of all models; nothing answers until `refresh(again=True)`."""
@@ -216,7 +229,7 @@ class Scorer:
         What a canary fails to answer, the live version answers.
         """
         lineup = lineup or self._lineup
-        rows, made_by = _Rows(ids, inputs, requests, at_us), self.plan_of(lineup, lineup.live)
+        rows, made_by = Rows(ids, inputs, requests, at_us), self.plan_of(lineup, lineup.live)
         out: list[Prediction | None] = [None] * len(ids)
         keys = keys_of(self._sticky, rows.ids, rows.requests, rows.inputs, made_by.columns) if self._sticky else ids
         for deployment, places in self._route(lineup, keys, version):
@@ -225,7 +238,7 @@ class Scorer:
                 out[i] = prediction
         return [prediction for prediction in out if prediction is not None]
 
-    def _answered(self, lineup: Lineup, deployment: Deployment, rows: _Rows, made_by: Plan) -> list[Prediction]:
+    def _answered(self, lineup: Lineup, deployment: Deployment, rows: Rows, made_by: Plan) -> list[Prediction]:
         live = lineup.live
         try:
             answerer, chosen = self._with_inputs(lineup, deployment, rows, made_by)
@@ -236,7 +249,7 @@ class Scorer:
             logger.warning("canary.failed", extra={"service": self.service.name, "deployment": deployment.id, "reason": str(error)})
             return self._score(lineup, live, "live", rows)
 
-    def _with_inputs(self, lineup: Lineup, deployment: Deployment, rows: _Rows, made_by: Plan) -> tuple[Deployment, _Rows]:
+    def _with_inputs(self, lineup: Lineup, deployment: Deployment, rows: Rows, made_by: Plan) -> tuple[Deployment, Rows]:
         """The rows with the inputs that a deployment's model reads. Where a request brought inputs along, they are the live model's, which answers."""
         plan = self.plan_of(lineup, deployment)
         if plan is made_by:
@@ -262,7 +275,7 @@ class Scorer:
             places.setdefault(self._router.choose(lineup.deployments, key).id, []).append(i)
         return [(by_id[name], found) for name, found in places.items()]
 
-    def _score(self, lineup: Lineup, deployment: Deployment, role: Role, rows: _Rows) -> list[Prediction]:
+    def _score(self, lineup: Lineup, deployment: Deployment, role: Role, rows: Rows) -> list[Prediction]:
         started = perf_counter_ns()
         if len(lineup.deployments) == 1:
             scores = lineup.models[deployment.digest].predict(rows.inputs).tolist()
@@ -341,5 +354,5 @@ class Scorer:
             if rows:
                 requests, at_us = [p.request for p in rows], [p.at_us for p in rows]
                 inputs = plan.inputs(requests, at_us) if fresh else [p.values for p in rows]
-                out += self._score(lineup, other, "shadow", _Rows([p.id for p in rows], inputs, requests, at_us))
+                out += self._score(lineup, other, "shadow", Rows([p.id for p in rows], inputs, requests, at_us))
         return out

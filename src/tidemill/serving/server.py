@@ -21,6 +21,8 @@ from tidemill.serving.cors import Origins
 from tidemill.serving.endpoint import Endpoint
 from tidemill.serving.feast import FeatureRoutes
 from tidemill.serving.feast.routes import openapi as feature_openapi
+from tidemill.serving.graph.endpoint import GraphEndpoint
+from tidemill.serving.graph.scorer import GraphScorer
 from tidemill.serving.http import (
     LATER,
     RETRY,
@@ -110,7 +112,8 @@ class ModelServer:
         for name, scorer in scorers.items():
             writer = writers.setdefault(id(scorer.log), self._writer(scorer.log))
             shadows = self.shadows.setdefault(id(scorer.log), Shadows(writer, max_rows=settings.shadow_rows))
-            self.endpoints[name] = Endpoint(scorer, writer, shadows, clock, settings)
+            beside = (writer, shadows, clock, settings)
+            self.endpoints[name] = GraphEndpoint(scorer, *beside) if isinstance(scorer, GraphScorer) else Endpoint(scorer, *beside)
         for endpoint in self.endpoints.values():
             endpoint.tracing = tracer is not None
         self.writers: Sequence[LogWriter] = tuple(writers.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,13 @@ def keys_of(
     ]
 
 
+def share_of(salt: str, key: str) -> float:
+    """The place of a key in [0, 1), the same always and everywhere; under another salt it is another one."""
+    digest = hashlib.blake2b(f"{salt}\0{key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / _SPAN
+
+
+_SPAN = float(1 << 64)
 _MISSING = object()
 
 

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidemill.core.errors import InvalidError, RefusedError, UnavailableError
-from tidemill.serving.ports import THIN, Deployment, Part, Prediction, PredictionLog, Router, Runtime
+from tidemill.serving.ports import THIN, Deployment, Part, Prediction, PredictionLog, Router, Runtime, Visit
 from tidemill.testing.contract import Contract, keeps
 from tidemill.testing.kills import Report, until_killed
 from tidemill.testing.models import write_linear_model
@@ -193,6 +193,9 @@ class RouterContract(Contract):
 
 COLUMNS = ("a", "b", "carrier")
 _VALUES = st.none() | st.floats(allow_nan=False) | st.text(max_size=20)
+_VISITS = st.builds(
+    Visit, st.sampled_from(["", "old", 'ü"']), st.sampled_from(["1", "0f3a"]), st.sampled_from(["", "svc"]), st.sampled_from(["", "failed"])
+)
 _PREDICTIONS = st.builds(
     Prediction,
     id=st.sampled_from(["1", "2", "x/0", "ü\x00", "日"]),
@@ -206,6 +209,7 @@ _PREDICTIONS = st.builds(
     values=st.tuples(_VALUES, _VALUES, _VALUES),
     request=st.dictionaries(st.text(max_size=5), _VALUES | st.integers(-(2**63), 2**63 - 1) | st.booleans(), max_size=3),
     latency_us=st.integers(0, 10**9),
+    route=st.just(()) | st.lists(_VISITS, min_size=1, max_size=3).map(tuple),
 )
 
 

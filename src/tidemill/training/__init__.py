@@ -6,7 +6,7 @@ from tidemill.training.measure import ModelEvaluator
 from tidemill.training.onnxed import onnx_model
 from tidemill.training.package import pack_model, read_model
 from tidemill.training.pieces import SpinePieces, pieces
-from tidemill.training.rows import encode, encode_columns
+from tidemill.training.rows import encode, encode_columns, is_text
 from tidemill.training.source import FrameSource
 from tidemill.training.steps import evaluate, holdout, training_set
 
@@ -21,6 +21,7 @@ __all__ = [
     "encode_columns",
     "evaluate",
     "holdout",
+    "is_text",
     "lightgbm_model",
     "onnx_model",
     "pack_model",

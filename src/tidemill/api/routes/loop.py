@@ -4,7 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from tidemill.api.queries import events, loop, monitoring, services
+from tidemill.api.queries import events, graphs, loop, monitoring, services
 from tidemill.api.queries.times import as_of
 from tidemill.api.routes.shared import Limit, Offset, Platform
 from tidemill.core.definitions import Service
@@ -45,7 +45,10 @@ def _described(service: Service) -> dict[str, Any]:
 def listing(platform: Platform) -> dict[str, Any]:
     """Each service with what it is made of and who serves it."""
     with platform.ledger.read() as db:
-        items = [{**_described(s), "deployments": services.current(db, s.name)} for s in platform.definitions.services.values()]
+        items = [
+            {**_described(s), "deployments": services.current(db, s.name), "graph": graphs.nodes(db, platform.registry, s)}
+            for s in platform.definitions.services.values()
+        ]
     return {"items": items}
 
 
@@ -57,6 +60,7 @@ def one(platform: Platform, name: str, offset: Offset = 0, limit: Limit = 50) ->
         return {
             **_described(service),
             "deployments": services.current(db, name),
+            "graph": graphs.nodes(db, platform.registry, service),
             "history": services.history(db, name, offset=offset, limit=limit).as_json(),
             "objectives": monitoring.objectives(db, name),
         }

@@ -10,9 +10,10 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from tidemill.api.needs import Needs
-from tidemill.api.queries import decisions, loadtests, services, state, traffic
+from tidemill.api.queries import decisions, graphs, loadtests, services, state, traffic
 from tidemill.api.queries.times import as_of
 from tidemill.console import plots
+from tidemill.console.draw.composed import composed
 from tidemill.console.draw.spark import histogram, shares
 from tidemill.console.evidence import looks
 from tidemill.console.figures import latency
@@ -34,6 +35,7 @@ def listing(request: Request, service: str = "", offset: int = 0) -> Response:
         names = services.names(db, list(platform.definitions.services))
         name = service or (names[0] if names else "")
         current = services.current(db, name)
+        nodes = graphs.nodes(db, platform.registry, platform.definitions.services.get(name))
         history = services.history(db, name, offset=offset, limit=20)
         made = decisions.listing(db, service=name, limit=40).items
         replayed, loaded = traffic.listing(db, name)[:6], loadtests.listing(db, name)[:6]
@@ -46,6 +48,7 @@ def listing(request: Request, service: str = "", offset: int = 0) -> Response:
     return page(
         request, "services.html", "services", now_us=now_us, names=names, name=name, definition=platform.definitions.services.get(name), current=current,
         replayed=replayed, loaded=loaded,
+        nodes=nodes, graph=composed(nodes),
         history=history, health=health, answered=answered, latency=shown, trying=look if trying else None,
         past=past, recent=answered[-12:][::-1],
         split=shares([(f"v{d['version']} {d['role']}", d["role"], d["weight"]) for d in current if d["weight"]], label="Traffic split", width=720),

@@ -12,15 +12,17 @@ from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 
 from tidemill.core.definitions import Service
 from tidemill.core.errors import ConflictError, InvalidError, NotFoundError
+from tidemill.core.graphs import graph_version
 from tidemill.features import apply_on_demand, training_frame
 from tidemill.features.ports import AT
+from tidemill.platform.batch.graphs import ByGraph, nodes_now, own_version
 from tidemill.platform.batch.job import Job
 from tidemill.platform.frames import listed_rows
 from tidemill.platform.lock import alone
@@ -61,7 +63,7 @@ class Asked:
 
 
 def predict_batch(platform: Platform, asked: Asked, *, restart: bool = False, progress: Progress = lambda *_: None) -> dict[str, Any]:
-    """Score rows and keep the scores: columns key, `at`, `score`, `model_version`.
+    """Score rows and keep the scores: columns key, `at`, `score`, `model_version`, and `route` where a graph answers.
 
     Returns:
         What was done: rows, how many of them by an earlier, killed call, rates, where they are.
@@ -87,23 +89,23 @@ def _predict(platform: Platform, job: Job, asked: Asked, service: Service, *, re
     if pins is None:
         pins = _pins(platform, asked, service)
         job.begin(pins)
-    version = platform.registry.get(service.name, pins["version"])
-    model, planned = _model(platform, service, version)
+    by = _scoring(platform, service, pins)
     began = perf_counter()
-    spine = _spine(platform, asked, planned, pins)
-    scans = {view.table.name: _scan(platform, view.table.name, pins) for view in planned.views}
-    done = _score_all(platform, job, spine, planned, scans, model, version.version, progress)
+    spine = _spine(platform, asked, by.service, pins)
+    scans = {view.table.name: _scan(platform, view.table.name, pins) for view in by.service.views}
+    done = _score_all(platform, job, spine, scans, by, progress)
     progress(spine.total, spine.total, "keeping the predictions")
     _deliver(platform, job, asked.to)
     took = perf_counter() - began
     job.forget()
     return {
         "service": service.name,
-        "model_version": version.version,
+        "model_version": by.version,
         "table": asked.table,
         "to": asked.to,
         "rows": spine.total,
         **done,
+        **({"failed_rows": by.failed} if by.failed else {}),
         "seconds": round(took, 3),
         "rows_per_second": round((spine.total - done["resumed_rows"]) / max(took, 1e-9)),
     }
@@ -121,11 +123,14 @@ def _pins(platform: Platform, asked: Asked, service: Service) -> dict[str, Any]:
     until = platform.clock.now_us() if asked.until_us is None else asked.until_us
     names = {view.table.name for view in service.views} | ({asked.table} & set(platform.definitions.tables))
     snapshots = {name: platform.tables.scan(name).snapshot_id for name in sorted(names)}
-    return {"version": version_of(platform, service, asked.version), "until_us": until, "snapshots": snapshots}
+    pins = {"version": version_of(platform, service, asked.version), "until_us": until, "snapshots": snapshots}
+    return pins if service.graph is None else pins | {"graph": graph_version(service.graph), "nodes": nodes_now(platform, service)}
 
 
 def version_of(platform: Platform, service: Service, asked: int | None) -> int:
     """The version that is asked for; else the live one, else the champion. Raises `NotFoundError`."""
+    if (none_of_its_own := own_version(service, asked)) is not None:
+        return none_of_its_own
     if asked is not None:
         return platform.registry.get(service.name, asked).version
     live = next((d.version for d in platform.router.deployments(service.name) if d.role == "live"), None)
@@ -153,6 +158,46 @@ def _model(platform: Platform, service: Service, version: ModelVersion) -> tuple
     return model, planned
 
 
+class Scoring(Protocol):
+    """How a batch is scored. `service` has the versions of views that its models read; `failed`: rows that have no score."""
+
+    service: Service
+    version: int
+    failed: int
+
+    def prepared(self, joined: pa.Table) -> tuple[Any, ...]:
+        """What is scored, of rows with their features."""
+        ...
+
+    def scored(self, *prepared: Any) -> dict[str, pa.Array]:
+        """Columns of scores; the last two arguments are the threads to use and how many rows a piece has."""
+        ...
+
+
+class _ByModel:
+    """One model."""
+
+    failed = 0
+
+    def __init__(self, platform: Platform, service: Service, version: ModelVersion) -> None:
+        self._model, self.service = _model(platform, service, version)
+        self.version = version.version
+
+    def prepared(self, joined: pa.Table) -> tuple[Matrix]:
+        return (encode_columns(joined, self._model.features, self._model.categories),)
+
+    def scored(self, x: Matrix, pool: Executor, _piece: int) -> dict[str, pa.Array]:
+        return {"score": pa.array(scores_of(self._model, x, pool), pa.float64())}
+
+
+def _scoring(platform: Platform, service: Service, pins: Mapping[str, Any]) -> Scoring:
+    if service.graph is None:
+        return _ByModel(platform, service, platform.registry.get(service.name, pins["version"]))
+    if pins["graph"] != graph_version(service.graph):
+        raise ConflictError(f"the graph of {service.name!r} has been defined anew since this batch began; --restart begins it anew")
+    return ByGraph(platform, service, pins["version"], pins["nodes"])
+
+
 class _Listed:
     """Rows of a file, as they stand."""
 
@@ -178,12 +223,11 @@ def _spine(platform: Platform, asked: Asked, service: Service, pins: Mapping[str
 
 
 def _score_all(
-    platform: Platform, job: Job, spine: SpinePieces | _Listed, service: Service, scans: Mapping[str, Scan], model: LoadedModel,
-    version: int, progress: Progress,
-) -> dict[str, Any]:  # fmt: skip
-    def prepared(piece: pa.Table) -> tuple[pa.Table, Matrix]:
-        joined = training_frame(service, piece, platform.offline, scans)
-        return joined.select(["id", AT]), encode_columns(joined, model.features, model.categories)
+    platform: Platform, job: Job, spine: SpinePieces | _Listed, scans: Mapping[str, Scan], by: Scoring, progress: Progress
+) -> dict[str, Any]:
+    def prepared(piece: pa.Table) -> tuple[pa.Table, tuple[Any, ...]]:
+        joined = training_frame(by.service, piece, platform.offline, scans)
+        return joined.select(["id", AT]), by.prepared(joined)
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     resumed, scored, seconds = 0, 0, 0.0
@@ -192,10 +236,9 @@ def _score_all(
             if ready is None:
                 resumed += rows
                 continue
-            told, x = ready.result()
+            told, inputs = ready.result()
             began = perf_counter()
-            scores = scores_of(model, x, scoring)
-            job.keep(part, result_of(told, scores, service.key, version))
+            job.keep(part, with_scores(told, by.scored(*inputs, scoring, _SLICE), by.service.key, by.version))
             seconds += perf_counter() - began
             scored += rows
             progress(resumed + scored, spine.total, f"{resumed + scored:,} of {spine.total:,} rows")
@@ -222,8 +265,14 @@ def scores_of(model: LoadedModel, x: Matrix, pool: Executor) -> Matrix:
 
 def result_of(rows: pa.Table, scores: Matrix, key: str, version: int) -> pa.Table:
     """The rows that are kept: key, `at`, `score`, `model_version`."""
-    columns = {key: rows.column("id"), AT: rows.column(AT), "score": pa.array(scores, pa.float64())}
-    return pa.table({**columns, "model_version": pa.array(np.full(len(scores), version, dtype=np.int64))})
+    return with_scores(rows, {"score": pa.array(scores, pa.float64())}, key, version)
+
+
+def with_scores(rows: pa.Table, scores: Mapping[str, pa.Array], key: str, version: int) -> pa.Table:
+    """The rows that are kept: key, `at`, `score`, `model_version`, and `route` where a graph answered."""
+    more = {name: column for name, column in scores.items() if name != "score"}
+    versions = pa.array(np.full(rows.num_rows, version, dtype=np.int64))
+    return pa.table({key: rows.column("id"), AT: rows.column(AT), "score": scores["score"], "model_version": versions, **more})
 
 
 def _deliver(platform: Platform, job: Job, to: str) -> None:

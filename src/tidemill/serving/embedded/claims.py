@@ -72,7 +72,7 @@ class Claims:
 
     def claim(self: _File, service: str, *, until_us: int, limit: int) -> tuple[str, list[Prediction]]:
         """As the port says."""
-        fields = "id, service, model, version, role, at_us, score, columns, inputs, request, latency_us, degraded"
+        fields = "id, service, model, version, role, at_us, score, columns, inputs, request, latency_us, degraded, route"
         self._take_over()
         found = self._reader().execute(_CLAIMED, (service,)).fetchone()
         if found is None:

@@ -16,28 +16,32 @@ import numpy.typing as npt
 from tidemill.core.errors import InvalidError, UnavailableError
 from tidemill.serving.embedded.claims import Claims
 from tidemill.serving.embedded.journal import Journal, claimed, frames, segments
-from tidemill.serving.ports import Prediction, Role
+from tidemill.serving.ports import Prediction, Role, Visit
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS columns (id INTEGER PRIMARY KEY, names TEXT NOT NULL UNIQUE);
 CREATE TABLE IF NOT EXISTS prediction (
     seq INTEGER PRIMARY KEY, id TEXT NOT NULL, service TEXT NOT NULL, model TEXT NOT NULL, version INTEGER NOT NULL, role INTEGER NOT NULL,
-    at_us INTEGER NOT NULL, score REAL, columns INTEGER NOT NULL, inputs BLOB NOT NULL, request BLOB NOT NULL, latency_us INTEGER NOT NULL, degraded INTEGER NOT NULL DEFAULT 0);
+    at_us INTEGER NOT NULL, score REAL, columns INTEGER NOT NULL, inputs BLOB NOT NULL, request BLOB NOT NULL, latency_us INTEGER NOT NULL, degraded INTEGER NOT NULL DEFAULT 0,
+    route INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS route (id INTEGER PRIMARY KEY, stations TEXT NOT NULL UNIQUE);
 CREATE UNIQUE INDEX IF NOT EXISTS prediction_once ON prediction (id, version, role, service);
 CREATE INDEX IF NOT EXISTS prediction_time ON prediction (service, at_us);
 CREATE TABLE IF NOT EXISTS taken (segment TEXT PRIMARY KEY, until INTEGER NOT NULL) WITHOUT ROWID;
 """
-_FIELDS = "id, service, model, version, role, at_us, score, columns, inputs, request, latency_us, degraded"
+_FIELDS = "id, service, model, version, role, at_us, score, columns, inputs, request, latency_us, degraded, route"
 _ROLES: tuple[Role, ...] = ("live", "canary", "shadow")
 _CODE = {role: code for code, role in enumerate(_ROLES)}
-_ONE = "(?,?,?,?,?,?,?,?,?,?,?,?)"
+_ONE = "(?,?,?,?,?,?,?,?,?,?,?,?,?)"
 _DEGRADED = ("", "default", "last_known")
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
+_routes = msgspec.json.Decoder(tuple[Visit, ...]).decode
 _predictions = msgspec.msgpack.Decoder(list[Prediction]).decode
 _PIECE = 20_000
 """Predictions that are taken from the journal in one transaction."""
 _Row = tuple[Any, ...]
+_Route = tuple[Visit, ...]
 
 
 class _Group:
@@ -67,13 +71,17 @@ class SqlitePredictionLog(Claims):
         self._waiting: list[_Group] = []
         self._column_ids: dict[tuple[str, ...], int] = {}
         self._column_names: dict[int, tuple[str, ...]] = {}
+        self._route_ids: dict[_Route, int] = {(): 0}
+        self._route_of: dict[int, _Route] = {0: ()}
         self._local = threading.local()
         try:
             Path(self._path).parent.mkdir(parents=True, exist_ok=True)
             self._writer = self._open()
             self._writer.executescript(_SCHEMA)
-            if "degraded" not in {row[1] for row in self._writer.execute("PRAGMA table_info(prediction)")}:
-                self._writer.execute("ALTER TABLE prediction ADD COLUMN degraded INTEGER NOT NULL DEFAULT 0")
+            there = {row[1] for row in self._writer.execute("PRAGMA table_info(prediction)")}
+            for name in ("degraded", "route"):
+                if name not in there:
+                    self._writer.execute(f"ALTER TABLE prediction ADD COLUMN {name} INTEGER NOT NULL DEFAULT 0")
             self._prepare(self._writer)
         except (sqlite3.Error, OSError) as error:
             raise UnavailableError(
@@ -127,11 +135,12 @@ class SqlitePredictionLog(Claims):
 
     def _insert(self, rows: list[_Row]) -> None:
         """Many rows to a statement: Python's sqlite3 gives up the interpreter lock once a statement."""
-        ids = self._columns({row[7] for row in rows})
+        ids, routes = self._columns({row[7] for row in rows}), self._routes({row[12] for row in rows})
         for start, size in _pieces(len(rows)):
-            values = [value for row in rows[start : start + size] for value in (*row[:7], ids[row[7]], *row[8:])]
+            values = [value for row in rows[start : start + size] for value in (*row[:7], ids[row[7]], *row[8:12], routes[row[12]])]
             self._writer.execute(f"INSERT OR IGNORE INTO prediction ({_FIELDS}) VALUES {','.join([_ONE] * size)}", values)
         self._column_ids.update(ids)
+        self._route_ids.update(routes)
 
     def _take_over(self) -> None:
         """Put into the file what stands in journals."""
@@ -178,6 +187,14 @@ class SqlitePredictionLog(Claims):
             ids[names] = self._writer.execute("SELECT id FROM columns WHERE names = ?", (text,)).fetchone()[0]
         return ids
 
+    def _routes(self, wanted: set[_Route]) -> dict[_Route, int]:
+        ids = {route: self._route_ids[route] for route in wanted if route in self._route_ids}
+        for route in wanted - ids.keys():
+            text = msgspec.json.encode(route).decode()
+            self._writer.execute("INSERT OR IGNORE INTO route (stations) VALUES (?)", (text,))
+            ids[route] = self._writer.execute("SELECT id FROM route WHERE stations = ?", (text,)).fetchone()[0]
+        return ids
+
     def _undo(self) -> None:
         try:
             if self._writer.in_transaction:
@@ -198,12 +215,18 @@ class SqlitePredictionLog(Claims):
             self._column_names[columns] = tuple(msgspec.json.decode(text))
         return self._column_names[columns]
 
+    def _route(self, number: int) -> _Route:
+        if number not in self._route_of:
+            text = self._reader().execute("SELECT stations FROM route WHERE id = ?", (number,)).fetchone()[0]
+            self._route_of[number] = _routes(text)
+        return self._route_of[number]
+
     def _prediction(self, row: _Row) -> Prediction:
         score, *values = _decode(row[8])  # the column of scores is for queries: SQLite turns -0.0 into 0 and NaN into null
         names, mode = self._names(row[7]), _DEGRADED[row[11]]
         return Prediction(
-            row[0], row[1], row[2], row[3], _ROLES[row[4]], row[5], score, names, tuple(values), _decode(row[9]), row[10], mode
-        )
+            row[0], row[1], row[2], row[3], _ROLES[row[4]], row[5], score, names, tuple(values), _decode(row[9]), row[10], mode, self._route(row[12])
+        )  # fmt: skip
 
     def read(
         self, service: str, *, from_us: int = 0, until_us: int | None = None, roles: Iterable[Role] | None = None
@@ -275,6 +298,7 @@ def _row(p: Prediction) -> _Row:
         request,
         p.latency_us,
         _DEGRADED.index(p.degraded),
+        p.route,
     )
 
 

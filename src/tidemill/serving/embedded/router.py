@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import cast
 
@@ -12,9 +11,9 @@ from tidemill.core.errors import UnavailableError
 from tidemill.ledger.schema import deployment, model_version
 from tidemill.ledger.store import Ledger
 from tidemill.serving.ports import Deployment, Part
+from tidemill.serving.sticky import share_of
 
 _ORDER: dict[str, int] = {"live": 0, "canary": 1, "shadow": 2, "warm": 3}
-_SPAN = float(1 << 64)
 
 
 class LedgerRouter:
@@ -59,14 +58,9 @@ class LedgerRouter:
             service = deployments[0].service if deployments else "this service"
             raise UnavailableError(f"no live deployment answers for {service!r} yet; deploy a model version, then ask again")
         if canaries:
-            place = _place(live.service, key)
+            place = share_of(live.service, key)
             for candidate in canaries:
                 place -= candidate.weight
                 if place < 0:
                     return candidate
         return live
-
-
-def _place(service: str, key: str) -> float:
-    digest = hashlib.blake2b(f"{service}\0{key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / _SPAN
