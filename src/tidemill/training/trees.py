@@ -16,6 +16,8 @@ from tidemill.core.errors import InvalidError
 _LEQ, _MEMBER = 0, 6
 _SUM = 1
 _ZERO = float(np.float32(1e-35))
+_ENDLESS = 1e300
+"""What LightGBM's dump says of an infinite threshold, which parts missing values from all others."""
 INPUT, OUTPUT = "input", "score"
 
 
@@ -121,11 +123,13 @@ def _split(split: dict[str, Any], ensemble: _Ensemble) -> int:
     if missing == "Zero":
         raise InvalidError("the model treats 0 as missing (zero_as_missing), which ONNX cannot say; train it without")
     left = bool(split["default_left"]) if missing == "NaN" else float(threshold) >= 0.0
-    return ensemble.node(split["split_feature"], _around_zero(float(threshold)), _LEQ, left)
+    return ensemble.node(split["split_feature"], _as_compared(float(threshold)), _LEQ, left)
 
 
-def _around_zero(threshold: float) -> float:
-    """LightGBM reads inputs of at most 1e-35 as 0, so a threshold in that band moves to its edge."""
+def _as_compared(threshold: float) -> float:
+    """What inputs are compared with. LightGBM reads inputs of at most 1e-35 as 0, so a threshold in that band moves to its edge."""
+    if abs(threshold) >= _ENDLESS:
+        return float(np.copysign(np.inf, threshold))
     if -_ZERO <= threshold < 0:
         return float(np.nextafter(-_ZERO, -1.0))
     return _ZERO if 0 <= threshold < _ZERO else threshold

@@ -72,6 +72,18 @@ def test_scores_are_equal(params: dict[str, Any], categorical: list[int]) -> Non
         np.testing.assert_allclose(scores[:, 0], booster.predict(rows), rtol=1e-12, atol=1e-13)
 
 
+def test_a_split_that_parts_missing_values_from_all_others_has_no_end() -> None:
+    x = np.random.default_rng(0).normal(size=(N, 1))
+    x[:300] = np.nan
+    booster = lgb.train(
+        {**deterministic(), "objective": "regression", "num_leaves": 2}, lgb.Dataset(x, np.isnan(x[:, 0])), num_boost_round=1
+    )
+    far = np.array([[np.nan], [-np.inf], [0.0], [1e300], [np.nextafter(1e300, np.inf)], [np.inf]])
+    scores = onnxruntime.InferenceSession(to_onnx(booster)).run(None, {"input": far})[0][:, 0]
+    assert scores.tolist() == booster.predict(far).tolist()
+    assert len(set(scores)) == 2
+
+
 def test_a_model_without_splits_is_exported() -> None:
     x, y = data()
     booster = lgb.train({**deterministic(), "objective": "binary", "min_data_in_leaf": 5000}, lgb.Dataset(x, y), num_boost_round=3)
