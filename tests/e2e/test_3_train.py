@@ -111,7 +111,7 @@ def test_a_run_killed_in_the_middle_goes_on(story: Story, tmp_path: Path) -> Non
     examine(project, fix=True)  # the copy's tables are told where they are now
     source = (project / "definitions.py").read_text()
     slow = source.replace(
-        "x, y = tm.encode(rows)", "x, y = tm.encode(rows)\n    if trees == 200 and os.environ.get('SLOW'):\n        time.sleep(60)", 1
+        "x, y = tm.encode(rows)", "x, y = tm.encode(rows)\n    if trees == 120 and os.environ.get('SLOW'):\n        time.sleep(60)", 1
     )
     slow = slow.replace("trials=4, rows_limit=30_000", 'trials=2, rows_limit=5_000, fixed={"trees": 20}', 1)
     (project / "definitions.py").write_text(

@@ -204,7 +204,7 @@ class _Served:
         self._held = ExitStack()
 
     def open(self, opening: dict[str, Any]) -> None:
-        """Open the shared platform and the policy's own, as `platform.replays` does for the first policy."""
+        """Open the shared platform and the policy's own; the first policy's is the shared one, with its ledger."""
         from tidemill.core.clock import ReplayClock
         from tidemill.features import apply_on_demand
         from tidemill.platform.root import Platform
@@ -215,13 +215,16 @@ class _Served:
         clock, home, own = ReplayClock(0), Path(told.home), told.own
         self._hold(own)
         first = Platform.open(told.project, [*told.overrides, f"retraining={told.first}"], clock=clock, home=home)
-        mine = Platform.open(told.project, [*told.overrides, f"retraining={told.name}", _ASIDE], clock=clock, home=own, share=first)
+        mine, shared = first, None
+        if told.name != told.first:
+            mine = Platform.open(told.project, [*told.overrides, f"retraining={told.name}", _ASIDE], clock=clock, home=own, share=first)
+            shared = first.ledger
         self._tables = PinnedTables(first.tables)
         mine.tables = self._tables
         mine.lanes = told.lanes
         service = first.definitions.service(told.service)
         plan = compile_plan(service, first.processor, apply_on_demand)
-        self._lane = local_lane(told.name, mine, service, plan, clock=clock, shared=first.ledger)
+        self._lane = local_lane(told.name, mine, service, plan, clock=clock, shared=shared)
         self._turns = Turns(own / "turns")
 
     def _hold(self, own: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -72,7 +73,9 @@ def prepare(
     service: str | None = None,
     home: Path | None = None,
 ) -> Replay:
-    """Open a platform per policy (all but the first in processes of their own), read the world, and set everything up for `history.run`.
+    """Open a platform for what policies share and a lane for each, read the world, and set everything up for `history.run`.
+
+    A policy alone goes through history here; several have a process each.
 
     What is opened is closed with `opened`.
     """
@@ -91,14 +94,8 @@ def prepare(
     asked = main.definitions.service(service)
     _refuse_mixing(main, asked)
     stages.learn_from_sources(main.loop)
-    others = [
-        opened.enter_context(
-            closing(
-                RemoteLane(Opening(str(main.project), tuple(overrides), asked.name, str(main.home.resolve()), names[0], name, len(names)))
-            )
-        )
-        for name in names[1:]
-    ]
+    told = Opening(str(main.project), tuple(overrides), asked.name, str(main.home.resolve()), names[0], names[0], len(names))
+    apart = [opened.enter_context(closing(RemoteLane(dataclasses.replace(told, name=n)))) for n in names] if len(names) > 1 else []
     past = world.from_sources(main.definitions.tables, main.sources, main.auditor)
     if asked.spine.name not in past:
         raise InvalidError(f"there are no rows in {asked.spine.source!r} to replay; write the data first, then replay")
@@ -110,7 +107,7 @@ def prepare(
         clock=clock,
         world=past,
         plan=plan,
-        lanes=[local_lane(names[0], main, asked, plan), *others],
+        lanes=apart or [local_lane(names[0], main, asked, plan)],
         primary=names[0],
         from_us=from_us,
         until_us=until_us,

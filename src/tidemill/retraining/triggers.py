@@ -88,17 +88,19 @@ def due(loop: Loop, service: Service, now_us: int) -> Cause | None:
 
 
 def _first(loop: Loop, service: Service, now_us: int) -> Cause | None:
-    rows, newest = _published(loop, service)
+    rows, newest = _published(loop, service, now_us)
     if rows < ENOUGH_ROWS:
         return None
     return cause_of(service.name, "new_data", now_us, {"reason": "no model yet", "rows": rows, "published_until_us": newest})
 
 
-def _published(loop: Loop, service: Service) -> tuple[int, int]:
+def _published(loop: Loop, service: Service, now_us: int) -> tuple[int, int]:
     b = schema.batch
     query = sa.select(sa.func.coalesce(sa.func.sum(b.c.rows), 0), sa.func.coalesce(sa.func.max(b.c.at_us), 0))
     with loop.ledger.read() as db:
-        rows, newest = db.execute(query.where(b.c.table_name == service.label.table.name, b.c.status == "published")).one()
+        rows, newest = db.execute(
+            query.where(b.c.table_name == service.label.table.name, b.c.status == "published", b.c.at_us <= now_us)
+        ).one()
     return int(rows), int(newest)
 
 
@@ -160,9 +162,9 @@ def _loss_at_gate(loop: Loop, service: Service, version: int) -> float | None:
 
 
 def _new_data(
-    loop: Loop, service: Service, trigger: Trigger, _now_us: int, versions: Sequence[ModelVersion], last_us: int
+    loop: Loop, service: Service, trigger: Trigger, now_us: int, versions: Sequence[ModelVersion], last_us: int
 ) -> dict[str, Any] | None:
-    _, newest = _published(loop, service)
+    _, newest = _published(loop, service, now_us)
     reached = max(max(trained_until(v) for v in versions), last_us)
     if newest - reached < trigger.every_us:
         return None
