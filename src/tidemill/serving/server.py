@@ -52,6 +52,7 @@ from tidemill.serving.writer import Group, LogWriter
 logger = logging.getLogger(__name__)
 access = logging.getLogger("tidemill.access")
 _OPEN = {"/v2/health"}
+_OWN = oip.OpenInference.name
 _DRAIN_STEP_S = 0.01
 Known = Callable[[], Mapping[str, int]]
 Gauges = Callable[[], Mapping[str, Mapping[str, float]]]
@@ -273,12 +274,13 @@ class ModelServer:
         status, headers, of, trace = 200, None, "", None
         try:
             if self._tracer is not None:
-                trace = begin(self._tracer, self._clock, f"predict {endpoint.scorer.service.name}", scope.headers)
+                trace = self.begin(endpoint, scope.headers)
             self.admit()
             self._authorise(scope, "predict")
             body = await read_body(scope.headers.get("content-length"), http, self.settings.max_body_bytes)
             if b"binary_data" in body or b'"explain"' in body or body[:1] != b"{":
-                status, headers, body = await oip.infer(Asked(scope.method, scope.path, scope.headers, body, self.host, started, endpoint))
+                asked = Asked(scope.method, scope.path, scope.headers, body, self.host, started, endpoint, trace=trace)
+                status, headers, body = await oip.infer(asked)
             else:
                 call = protocol.read(body, endpoint.scorer.plan, max_rows=self.settings.max_rows, make_id=_new_id)
                 of, call.trace = call.id, trace
@@ -300,7 +302,7 @@ class ModelServer:
         took = perf_counter() - started
         counts.latency.observe(took, of)
         if trace is not None or self.settings.access_log:
-            self._told(endpoint, of, status, took, trace)
+            self.told(endpoint, of, status, took, trace, _OWN)
 
     def admit(self, more: int = 0) -> None:
         """Raise `OverloadedError` when, with `more` that are not counted yet, too much is in flight."""
@@ -309,15 +311,21 @@ class ModelServer:
                 f"{self.settings.max_in_flight} requests are being answered, which is the limit of this server; ask again later"
             )
 
-    def _told(self, endpoint: Endpoint, of: str, status: int, took: float, trace: Timed | None) -> None:
+    def begin(self, endpoint: Endpoint, headers: Mapping[str, str]) -> Timed | None:
+        """Begin the trace of a prediction, if there is a tracer and it is sampled."""
+        return None if self._tracer is None else begin(self._tracer, self._clock, f"predict {endpoint.scorer.service.name}", headers)
+
+    def told(self, endpoint: Endpoint, of: str, status: int, took: float, trace: Timed | None, protocol: str) -> None:
         """Say what became of a request, in its trace and in the log."""
         service = endpoint.scorer.service.name
         if trace is not None:
-            facts: dict[str, Any] = {"tidemill.service": service, "tidemill.prediction_id": of, "http.response.status_code": status}
+            facts: dict[str, Any] = {"tidemill.service": service, "tidemill.prediction_id": of, "tidemill.protocol": protocol}
+            facts["http.response.status_code"] = status
             trace.end(failed=status >= 500, **facts)
         if self.settings.access_log:
             parent = trace.trace.traceparent if trace is not None else None
             extra = {"service": service, "prediction": of, "status": status, "ms": round(took * 1000, 3), "traceparent": parent}
+            extra["protocol"] = protocol
             access.info("predicted", extra=extra)
 
     def _authorise(self, scope: Any, action: Action) -> str:
@@ -369,8 +377,25 @@ class ModelServer:
         return self._pages.exposition(scope.headers.get("accept") or "") if path == "/metrics" else page()
 
     async def _answer(self, scope: Any, http: Http, found: Found) -> Reply:
-        """Answer by a protocol's route; what goes wrong has the protocol's shape, and a prediction is counted wherever it comes in."""
-        started, route, counts = perf_counter(), found.route, None
+        """Answer by a protocol's route; a prediction is counted, traced and told wherever it comes in."""
+        started, name = perf_counter(), found.names.get("service") or found.route.service
+        asks = self.endpoints.get(name or "") if found.route.action == "predict" else None
+        trace = None if asks is None else self.begin(asks, scope.headers)
+        taken, answer = await self._routed(scope, http, found, started, trace)
+        if asks is None:
+            return answer
+        of, took = next((value for key, value in answer[1] if key == ID), ""), perf_counter() - started
+        if taken:
+            asks.metrics.latency.observe(took, of)
+        if trace is not None:
+            answer = (answer[0], [*answer[1], ("traceparent", trace.trace.traceparent)], answer[2])
+        if trace is not None or self.settings.access_log:
+            self.told(asks, of, answer[0], took, trace, found.protocol.name)
+        return answer
+
+    async def _routed(self, scope: Any, http: Http, found: Found, started: float, trace: Timed | None) -> tuple[bool, Reply]:
+        """Whether the request was taken as a prediction, and the answer; what goes wrong has the protocol's shape."""
+        route, counts = found.route, None
         try:
             if route.action == "predict":
                 self.admit()
@@ -382,8 +407,8 @@ class ModelServer:
                 counts.requests += 1
             version = None if endpoint is None else deployed(endpoint, found.names.get("version"))
             body = await read_body(scope.headers.get("content-length"), http, self.settings.max_body_bytes)
-            asked = Asked(scope.method, scope.path, scope.headers, body, self.host, started, endpoint, version, found.names, who)
-            answer = await route.answer(asked)
+            asked = Asked(scope.method, scope.path, scope.headers, body, self.host, started, endpoint, version, found.names, who, trace)
+            return counts is not None, await route.answer(asked)
         except Exception as error:  # noqa: BLE001 - the boundary of the process: every error becomes an answer
             status, reason = problem(error)
             answer = found.protocol.failure(status, reason)
@@ -391,10 +416,7 @@ class ModelServer:
                 answer = (answer[0], [*answer[1], RETRY], answer[2])
             if counts is not None:
                 counts.errors[status] += 1
-        if counts is not None:
-            of = next((value for name, value in answer[1] if name == ID), "")
-            counts.latency.observe(perf_counter() - started, of)
-        return answer
+            return counts is not None, answer
 
     @property
     def degraded(self) -> bool:

@@ -15,13 +15,14 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_open_metrics
 from prometheus_client.parser import text_string_to_metric_families as read_text
-from tests.support.serving_kit import FULL, LOOKUP, Local, Stack, body
+from tests.support.serving_kit import FULL, LOOKUP, Local, Stack, body, tensors
 
 from tidemill.adapters.otel.traces import open_traces
 from tidemill.core.errors import ConfigError
 from tidemill.core.logs import JsonFormatter
 from tidemill.serving.http import Settings
 from tidemill.serving.metrics import LOOKS, ServiceMetrics
+from tidemill.serving.protocols.base import ID
 from tidemill.serving.server import build_app
 from tidemill.testing.serving import prediction
 
@@ -31,9 +32,9 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
 def scrape(stack: Stack, accept: str) -> tuple[str, str]:
     async def script() -> tuple[str, str]:
         async with Local(stack) as local:
+            await local.infer(body(FULL, id='a"b'))
             for i in range(3):
                 await local.infer(body({**LOOKUP, "origin": "EWR"}, id=f"p{i}"))  # nobody knows the weather there
-            await local.infer(body(FULL, id='a"b'))
             local.app._pages.publish()
             got = await local.ask("GET", "/metrics", accept=accept)
             return dict(got.headers)["content-type"], got.answer.decode()
@@ -151,6 +152,64 @@ def test_a_trace_has_the_parts_of_a_request_under_the_callers_span(stack: Stack,
     assert collector.services == {"tidemill"}
 
 
+OTHERS: dict[str, tuple[str, Any]] = {
+    "Open Inference Protocol v2": (
+        "/v2/models/late/infer",
+        {"inputs": tensors(LOOKUP), "id": "t", "parameters": {"binary_data_output": True}},
+    ),
+    "MLflow and SageMaker": ("/invocations", {"dataframe_records": [LOOKUP]}),
+    "TensorFlow Serving": ("/v1/models/late:predict", {"instances": [LOOKUP]}),
+    "Seldon": ("/api/v1.0/predictions", {"jsonData": LOOKUP}),
+}
+
+
+@pytest.mark.parametrize("protocol", OTHERS)
+def test_a_trace_is_the_same_whatever_protocol_is_spoken(stack: Stack, collector: Collector, protocol: str) -> None:
+    path, sent = OTHERS[protocol]
+    tracer = open_traces(f"otlp://127.0.0.1:{collector.server_address[1]}", 0.0, "tidemill")
+
+    async def script() -> list[dict[str, str]]:
+        local = Local(stack)
+        local.app = build_app({"late": local.scorer}, None, clock=stack.clock, tracer=tracer)
+        async with local:
+            headers = {"content-type": "application/json", "traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}
+            replies = [await local.ask("POST", path, what, 1, **headers) for what in (json.dumps(sent).encode(), b'{"binary_data": }')]
+            assert [reply.status for reply in replies] == [200, 400]
+            return [dict(reply.headers) for reply in replies]
+
+    answered, refused = asyncio.run(script())
+    by_parent = {root.span_id: root for root in collector.spans if root.name == "predict late"}
+    parts = [span for span in collector.spans if span.name != "predict late"]
+    assert sorted(span.name for span in parts) == ["features", "log", "model"]
+    [one] = {span.parent_span_id for span in parts}
+    assert answered["traceparent"] == f"00-{TRACE}-{one.hex()}-01"
+    facts = {a.key: a.value.string_value or a.value.int_value for a in by_parent[one].attributes}
+    assert (facts["tidemill.protocol"], facts["http.response.status_code"]) == (protocol, 200)
+    [other] = by_parent.keys() - {one}
+    assert refused["traceparent"] == f"00-{TRACE}-{other.hex()}-01"
+    assert by_parent[one].parent_span_id.hex() == by_parent[other].parent_span_id.hex() == "b7ad6b7169203331"
+
+
+def test_calls_over_grpc_are_traced_too(stack: Stack, collector: Collector) -> None:
+    kit = pytest.importorskip("tests.unit.serving.test_serving_grpc")
+    tracer = open_traces(f"otlp://127.0.0.1:{collector.server_address[1]}", 0.0, "tidemill")
+
+    async def script(local: Local, client: Any) -> None:
+        local.app._tracer = tracer
+        local.app.endpoints["late"].tracing = True
+        sent = kit.message("ModelInferRequest")(**kit.typed(LOOKUP, id="g")).SerializeToString()
+        call = client.channel.unary_unary(f"/{kit.SERVICE}/ModelInfer")
+        await call(sent, metadata=(("traceparent", f"00-{TRACE}-b7ad6b7169203331-01"),))
+        await call(sent)
+
+    kit.run(stack, script)
+    assert sorted(span.name for span in collector.spans) == ["features", "log", "model", "predict late"]
+    root = next(span for span in collector.spans if span.name == "predict late")
+    facts = {a.key: a.value.string_value for a in root.attributes}
+    assert (facts["tidemill.prediction_id"], facts["tidemill.protocol"]) == ("g", "Open Inference Protocol v2 over gRPC")
+    assert (root.trace_id.hex(), root.parent_span_id.hex()) == (TRACE, "b7ad6b7169203331")
+
+
 def test_what_the_caller_does_not_decide_the_share_does(stack: Stack, collector: Collector) -> None:
     none = traced(stack, collector, 0.0, {}, {"traceparent": f"00-{TRACE}-b7ad6b7169203331-00"}, {"traceparent": "nonsense"})
     assert not any("traceparent" in headers for headers in none)
@@ -195,16 +254,18 @@ def test_a_log_line_is_json_with_the_predictions_id(stack: Stack) -> None:
         async with local:
             await local.infer(body(FULL, id="one"))
             await local.infer(b'{"inputs": []}')
+            await local.ask("POST", "/v1/models/late:predict", json.dumps({"instances": [FULL]}).encode(), 1, **{ID: "three"})
 
     try:
         asyncio.run(script())
     finally:
         logger.removeHandler(handler)
-    first, second = map(json.loads, lines)
+    first, second, third = map(json.loads, lines)
     assert (first["event"], first["prediction"], first["service"], first["status"]) == ("predicted", "one", "late", 200)
     assert first["ms"] > 0
     assert first["at"].endswith("Z")
     assert second["status"] == 400
+    assert (third["prediction"], third["protocol"], third["status"]) == ("three", "TensorFlow Serving", 200)
 
 
 def test_an_exception_is_a_field_of_its_line() -> None:

@@ -18,6 +18,7 @@ from tidemill.adapters.grpc import frames as f
 _HANDSHAKE_S = 10.0
 _MAX_STREAMS, _MAX_BLOCK, _MAX_KNOWN = 1000, 16_384, 64
 _BUFFERED = 64 << 20
+_TRACE = ("traceparent", "tracestate")
 _RESETS = 500
 Start = Callable[["Connection", "Stream"], None]
 """Begins to answer a call whose body is whole."""
@@ -40,7 +41,7 @@ class Stream:
 class Headers:
     """What a call's headers say."""
 
-    __slots__ = ("authorization", "content_type", "encoding", "method", "path", "timeout")
+    __slots__ = ("authorization", "content_type", "encoding", "method", "path", "timeout", "trace")
 
     def __init__(self, fields: dict[bytes, bytes]) -> None:
         self.method, self.path = fields.get(b":method", b""), fields.get(b":path", b"").decode("latin1")
@@ -48,6 +49,7 @@ class Headers:
         self.authorization = fields.get(b"authorization", b"").decode("latin1")
         self.encoding = fields.get(b"grpc-encoding", b"").decode("latin1")
         self.timeout = fields.get(b"grpc-timeout")
+        self.trace = {k: fields[k.encode()].decode("latin1") for k in _TRACE if k.encode() in fields}
 
 
 class Connection(asyncio.Protocol):

@@ -17,13 +17,13 @@ from tidemill.serving import explain, protocol
 from tidemill.serving.admission import DeadlineError, limit, seconds_given, within
 from tidemill.serving.endpoint import Endpoint
 from tidemill.serving.http import problem
-from tidemill.serving.metrics import ServiceMetrics
 from tidemill.serving.pages import described
 from tidemill.serving.plan import Plan
 from tidemill.serving.protocol import Call
 from tidemill.serving.protocols import binary, deployed, oip
 from tidemill.serving.server import ModelServer
 from tidemill.serving.tokens import Action
+from tidemill.serving.tracing import Timed
 
 _Request, _Response, _Input, _Contents = map(
     message, ("ModelInferRequest", "ModelInferResponse", "InferInputTensor", "InferTensorContents")
@@ -44,6 +44,8 @@ _CONTENTS = {
 }
 _LARGEST = {"INT16": 2**15, "INT8": 2**7, "UINT16": 2**16, "UINT8": 2**8, "UINT64": 2**63}
 _CODES = {401: 16, 403: 7, 404: 5, 409: 9, 413: 8, 429: 8, 500: 13, 503: 14, 504: 4}
+PROTOCOL = "Open Inference Protocol v2 over gRPC"
+_UNTRACED: Mapping[str, str] = {}
 INVALID_ARGUMENT, DEADLINE_EXCEEDED, UNIMPLEMENTED = 3, 4, 12
 Answer = Callable[[bytes, str, float | None], Awaitable[bytes]]
 
@@ -57,12 +59,10 @@ def status_of(error: BaseException) -> tuple[int, str]:
 class Infer:
     """A call of `ModelInfer` on its way: `future` is the endpoint's, `finish` makes the answer of it."""
 
-    __slots__ = ("_app", "_call", "_counts", "_request", "_started", "future")
+    __slots__ = ("_app", "_call", "_endpoint", "_request", "_started", "future")
 
-    def __init__(
-        self, app: ModelServer, counts: ServiceMetrics, started: float, call: Call, request: Any, future: asyncio.Future[Any]
-    ) -> None:
-        self._app, self._counts, self._started, self._call, self._request, self.future = app, counts, started, call, request, future
+    def __init__(self, app: ModelServer, endpoint: Endpoint, started: float, call: Call, request: Any, future: asyncio.Future[Any]) -> None:
+        self._app, self._endpoint, self._started, self._call, self._request, self.future = app, endpoint, started, call, request, future
 
     def finish(self, future: asyncio.Future[Any]) -> bytes:
         """The answer's bytes. Raises what the endpoint raised, or that the call was cancelled."""
@@ -80,15 +80,18 @@ class Infer:
             error = raised
             raise
         finally:
-            _count(self._counts, self._started, error)
+            _count(self._app, self._endpoint, self._started, error, self._call.id, self._call.trace)
 
 
-def _count(counts: ServiceMetrics, started: float, error: BaseException | None) -> None:
-    if isinstance(error, DeadlineError | asyncio.CancelledError):
-        counts.errors[504] += 1
-    elif error is not None:
-        counts.errors[problem(error)[0]] += 1
-    counts.latency.observe(perf_counter() - started)
+def _count(app: ModelServer, endpoint: Endpoint, started: float, error: BaseException | None, of: str, trace: Timed | None) -> None:
+    status = 200
+    if error is not None:
+        status = 504 if isinstance(error, DeadlineError | asyncio.CancelledError) else problem(error)[0]
+        endpoint.metrics.errors[status] += 1
+    took = perf_counter() - started
+    endpoint.metrics.latency.observe(took)
+    if trace is not None or app.settings.access_log:
+        app.told(endpoint, of, status, took, trace, PROTOCOL)
 
 
 class InferenceService:
@@ -155,22 +158,23 @@ class InferenceService:
         endpoint = self._host.endpoint(request.name)
         return request, endpoint, deployed(endpoint, request.version or None)
 
-    def infer(self, data: bytes, who: str, left: float | None) -> Infer:
+    def infer(self, data: bytes, who: str, left: float | None, trace_headers: Mapping[str, str] = _UNTRACED) -> Infer:
         """Begin to answer a call of `ModelInfer`. Raises what is wrong with it."""
-        started, counts = perf_counter(), None
+        started, endpoint, trace, of = perf_counter(), None, None, ""
         try:
             self._app.admit(1)
             self._app.access(who, "predict")
             request = _parsed(_Request, data)
             endpoint = self._host.endpoint(request.model_name)
-            counts = endpoint.metrics
-            counts.requests += 1
+            endpoint.metrics.requests += 1
+            trace, of = self._app.begin(endpoint, trace_headers), request.id
             if left is not None and left <= 0:
                 raise DeadlineError("the deadline has passed; nothing was computed")
             if not self._app.bound:
                 raise UnavailableError("the server is still starting; ask again soon")
             call = self._call(request, endpoint.scorer.plan)
             call.version = deployed(endpoint, request.model_version or None)
+            call.trace = trace
             self._host.check_time(call)
             wants = request.parameters[explain.PARAMETER].bool_param if explain.PARAMETER in request.parameters else False
             future: asyncio.Future[Any]
@@ -181,11 +185,11 @@ class InferenceService:
                 future = endpoint.submit(call)
                 limit(future, seconds, started)
         except Exception as error:
-            if counts is not None:
-                _count(counts, started, error)
+            if endpoint is not None:
+                _count(self._app, endpoint, started, error, of, trace)
             raise
         self._app.in_flight += 1
-        return Infer(self._app, counts, started, call, request, future)
+        return Infer(self._app, endpoint, started, call, request, future)
 
     def _call(self, request: Any, plan: Plan) -> Call:
         """The call that a request means. Raises `InvalidError`."""

@@ -15,6 +15,7 @@ from tidemill.serving.http import JSON, MethodError, Reply, Settings
 from tidemill.serving.ports import Prediction
 from tidemill.serving.protocol import Call
 from tidemill.serving.tokens import Action
+from tidemill.serving.tracing import Timed
 
 ID = "tidemill-prediction-id"
 """Header: the id of a prediction, given by the caller or made by the server. Rows of one request have it with `/0`, `/1` …"""
@@ -60,6 +61,7 @@ class Asked:
     version: int | None = None
     names: Mapping[str, str | None] = field(default_factory=dict)
     who: str = ""
+    trace: Timed | None = None
 
     @property
     def endpoint(self) -> Endpoint:
@@ -84,7 +86,7 @@ class Asked:
 
     async def score(self, call: Call) -> Scored:
         """Score a call as the path says: batched, routed and logged like every other one, and in the time that it may take."""
-        call.version = self.version
+        call.version, call.trace = self.version, self.trace
         self.host.check_time(call)
         seconds = self._seconds(call)
         answering = self.endpoint.submit(call)
