@@ -116,4 +116,21 @@ def function_linear(weights: Mapping[str, float], categories: Mapping[str, Seque
     return body, {"file": "function.zip", "flavors": {"tidemill_function": {"data": "function.zip"}}}
 
 
-_MAKERS = {"xgboost": xgboost_linear, "sklearn": sklearn_linear, "function": function_linear}
+def torch_linear(weights: Mapping[str, float], _categories: Mapping[str, Sequence[str]]) -> tuple[bytes, dict[str, Any]]:
+    import torch
+
+    from tidemill.adapters.torch import training
+
+    class Linear(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weights = torch.nn.Parameter(torch.tensor(list(weights.values()), dtype=torch.float64))
+
+        def forward(self, x: Any) -> Any:
+            return torch.sigmoid(torch.nan_to_num(x) @ self.weights)
+
+    body = training._saved(training._exported(Linear(), len(weights)))
+    return body, {"file": "model.pt2", "flavors": {"tidemill_torch": {"data": "model.pt2"}}}
+
+
+_MAKERS = {"xgboost": xgboost_linear, "sklearn": sklearn_linear, "function": function_linear, "torch": torch_linear}

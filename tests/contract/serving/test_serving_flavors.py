@@ -52,3 +52,16 @@ class TestFunction(RuntimeContract):
     @pytest.fixture
     def write(self) -> Write:
         return partial(flavor_kit.write, "function")
+
+
+class TestTorch(RuntimeContract):
+    @pytest.fixture
+    def runtime(self) -> Runtime:
+        pytest.importorskip("torch")
+        from tidemill.adapters.torch.serving import open_reader
+
+        return OnnxRuntime({"tidemill_torch": lambda: open_reader(ModelPolicy(timeout_s=60))})
+
+    @pytest.fixture
+    def write(self) -> Write:
+        return partial(flavor_kit.write, "torch")

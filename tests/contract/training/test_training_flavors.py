@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import lightgbm
 import pytest
@@ -102,5 +103,38 @@ class TestFunction(FlavorContract):
 
             weights = b'{"weights": {"a": 1.0, "b": 0.5, "t": 1.0}, "categories": {"t": ["x", "y"]}}'
             return function_model("rules:linear", rows, {"weights.json": weights})
+
+        return fit
+
+
+class TestTorch(FlavorContract):
+    @pytest.fixture
+    def flavor(self) -> Flavor:
+        pytest.importorskip("torch")
+        return flavor_of("torch")
+
+    @pytest.fixture
+    def fit(self) -> Fit:
+        def fit(rows: TrainingSet) -> Model:
+            import torch
+
+            from tidemill.adapters.torch.training import torch_model
+
+            class Net(torch.nn.Module):
+                def __init__(self) -> None:
+                    super().__init__()
+                    self.inner = torch.nn.Linear(len(rows.features), 1)
+
+                def forward(self, x: Any) -> Any:
+                    return torch.sigmoid(self.inner(torch.nan_to_num(x)))
+
+            torch.manual_seed(3)
+            net, (x, y) = Net(), (torch.tensor(part, dtype=torch.float32) for part in encode(rows))
+            ways = torch.optim.Adam(net.parameters(), 0.05)
+            for _ in range(30):
+                ways.zero_grad()
+                torch.nn.functional.binary_cross_entropy(net(x)[:, 0], y).backward()
+                ways.step()
+            return torch_model(net, rows)
 
         return fit

@@ -13,10 +13,11 @@ import io
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
-from tidemill.core.errors import RefusedError
+from tidemill.core.errors import InvalidError, RefusedError
 
 NATIVE, FLAVOR = "model.pt2", "tidemill_torch"
 _MEMBERS = re.compile(
@@ -41,12 +42,17 @@ _LARGEST_GRAPH = 64 << 20
 
 
 def check(native: bytes) -> None:
-    """Raise `RefusedError` unless an archive is numbers and a graph of known operators; nothing of it is executed."""
+    """See that an archive is numbers and a graph of known operators; nothing of it is executed.
+
+    Raises:
+        InvalidError: the bytes are no such archive.
+        RefusedError: it holds something else; says what.
+    """
     try:
         with zipfile.ZipFile(io.BytesIO(native)) as archive:
             _check(archive)
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise RefusedError(f"these bytes are no archive of torch.export: {error}") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
+        raise InvalidError(f"these bytes are no archive of torch.export: {error}") from error
 
 
 def _check(archive: zipfile.ZipFile) -> None:

@@ -18,7 +18,7 @@ _ASIDE = Path(__file__).with_name("aside")
 
 
 def caller(native: bytes, policy: ModelPolicy) -> Callable[[Matrix], Matrix]:
-    """What scores matrices (n, features) by the program of these bytes. Raises `RefusedError` for an archive that holds more than a graph and numbers."""
+    """What scores matrices (n, features) by the program of these bytes. Raises what `archive.check` raises."""
     archive.check(native)
     kept_in = TemporaryDirectory(prefix="tidemill-torch-")  # goes when what is returned goes
     (Path(kept_in.name) / archive.NATIVE).write_bytes(native)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tidemill.adapters.torch import archive
 from tidemill.adapters.torch.calls import caller
+from tidemill.core.errors import InvalidError, RefusedError
 from tidemill.core.policy import ModelPolicy
 from tidemill.serving.ports import Artifact, Scoring
 
@@ -17,7 +18,10 @@ class TorchReader:
     def read(self, artifact: Artifact) -> Scoring:
         """See `FlavorReader.read`."""
         path = artifact.file(artifact.flavor.get("data"), archive.NATIVE)
-        return Scoring(caller(path.read_bytes(), self._policy), apart=True)
+        try:
+            return Scoring(caller(path.read_bytes(), self._policy), apart=True)
+        except InvalidError as error:
+            raise RefusedError(f"{path.name} is refused: {error}") from error
 
 
 def open_reader(policy: ModelPolicy) -> TorchReader:
