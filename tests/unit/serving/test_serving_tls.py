@@ -186,6 +186,12 @@ def test_the_configuration_names_files_from_the_project_on(files: Path, tmp_path
         tls_of(load_config(tmp_path, [*given[:3], "tls.password=secret"]), tmp_path)
 
 
+def healthy(folder: Path, port: int) -> int:
+    """What an image's health check makes of a server."""
+    command = [sys.executable, "-m", "tidemill.cli.image", str(folder), "health", "--port", str(port)]
+    return subprocess.run(command, capture_output=True, timeout=120, check=False).returncode
+
+
 def test_every_port_speaks_tls_and_nothing_else(files: Path, tmp_path: Path) -> None:
     stack = Stack.of(tmp_path, live=1)
     secret = Tokens(stack.ledger, WallClock()).make("me", "admin")
@@ -203,6 +209,8 @@ def test_every_port_speaks_tls_and_nothing_else(files: Path, tmp_path: Path) -> 
             infer(where, LATE, [LOOKUP], secret)
         with pytest.raises(httpx.TransportError):
             httpx.get(f"http://127.0.0.1:{ports[0]}/v2/health/live")
+        assert healthy(tmp_path, ports[0]) == 0
+        assert healthy(tmp_path, free_port()) != 0
         call = f"/{SERVICE}/ServerLive"
         with grpc.secure_channel(f"127.0.0.1:{ports[1]}", grpc.ssl_channel_credentials((files / "ca.pem").read_bytes())) as channel:
             live = channel.unary_unary(call)(message("ServerLiveRequest")().SerializeToString(), timeout=60)
