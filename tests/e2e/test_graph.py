@@ -68,6 +68,10 @@ def infer(up: Up, rows: list[dict[str, Any]], name: str = "graph") -> Any:
     return httpx.post(url, json={"id": name, "inputs": inputs}, headers={"authorization": f"Bearer {up.token}"}, timeout=60)
 
 
+def console(up: Up) -> httpx.Client:
+    return httpx.Client(base_url=f"http://127.0.0.1:{up.port}", headers={"authorization": f"Bearer {up.token}"}, timeout=60)
+
+
 def test_the_server_a_batch_and_why_say_the_same(up: Up) -> None:
     out = up.project.parent / "scores.parquet"
     done = json.loads(
@@ -104,8 +108,11 @@ def test_the_server_a_batch_and_why_say_the_same(up: Up) -> None:
     mean = 0.5 * said["now"] + 0.2 * said["first"] + 0.3 * said["rush"]
     assert said["mixed"] == pytest.approx(mean, rel=1e-12)
     assert said["capped"] == min(mean, 0.8) == pytest.approx(online[order])
-    assert {s["uri"] for s in graph["stations"] if "uri" in s} == {"models:/kitchen/1"}
-    assert all(s["run"] for s in graph["stations"] if "uri" in s), "each model goes back to the run that `tidemill reproduce` runs again"
+    assert {s["uri"] for s in graph["stations"] if s["uri"]} == {"models:/kitchen/1"}
+    assert all(s["run"] for s in graph["stations"] if s["uri"]), "each model goes back to the run that `tidemill reproduce` runs again"
+    page = console(up).get(f"/predictions/{order}")
+    assert page.status_code == 200, page.text
+    assert "asked again with the same inputs it says" in page.text
     assert "asked again it says" in tidemill("why", "--project", str(up.project), order)
 
 
@@ -143,8 +150,7 @@ def test_listing_and_page_show_each_nodes_version(up: Up) -> None:
     assert told["now"] == ("model", "0.5", "1")
     assert len(told["rush"][2]) == 12
     assert "weighted, 2 of 3 must answer" in tidemill("graph", "--project", str(up.project), "composed")
-    pages = httpx.Client(base_url=f"http://127.0.0.1:{up.port}", follow_redirects=True, timeout=60)
-    pages.headers["authorization"] = f"Bearer {up.token}"
+    pages = console(up)
     page = pages.get("/services", params={"service": "composed"})
     assert page.status_code == 200, page.text
     assert "Inference graph of 6 nodes" in page.text

@@ -149,14 +149,9 @@ def _show_route(tree: Tree, graph: Mapping[str, Any]) -> None:
     again = f"asked again it says {graph['again']:.4f}" if graph["again"] is not None else graph["note"]
     route = tree.add(f"graph  version {graph['version']}; {again}")
     for station in graph["stations"]:
-        who = (
-            f"{station['uri']}  made by {station['run']}"
-            if "uri" in station
-            else f"code {station['version']}"
-            if station["version"]
-            else ""
-        )
-        said = f" = [bold]{cell('', station['said'])}[/]" if "said" in station else ""
+        made_by = f"{station['uri']}  made by {station['run']}"
+        who = made_by if station["uri"] else station["version"] and f"code {station['version']}"
+        said = f" = [bold]{cell('', station['said'])}[/]" if station["said"] is not None else ""
         route.add(f"{station['node']}{said}  {who}{'' if station['state'] == 'ok' else '  [red]' + station['state'] + '[/]'}")
     for one in graph["compositions"]:
         route.add(f"{one['node']} = [bold]{cell('', one['said'])}[/]")

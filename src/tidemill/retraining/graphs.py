@@ -14,7 +14,7 @@ from tidemill.retraining.ports import Loop
 from tidemill.serving.graph.bind import GraphModel, Loaded, Walk
 from tidemill.serving.graph.frame import Base
 from tidemill.serving.graph.patience import Patience
-from tidemill.serving.ports import Prediction
+from tidemill.serving.ports import Prediction, Visit
 from tidemill.serving.sticky import keys_of
 
 
@@ -23,7 +23,7 @@ def route_of(loop: Loop, service: Service, answer: Prediction) -> dict[str, Any]
 
     Returns:
         `version` of the graph; `stations` in order, each with the run that trained its model and, where the graph and its functions are still the
-        same, what the node says of the logged inputs (`said`); `again`: the score that comes out now, None when it cannot be computed, and `note`
+        same, what the node says of the logged inputs (`said`, else None); `again`: the score that comes out now, None when it cannot be computed, and `note`
         why not.
     """
     if not answer.route:
@@ -31,14 +31,16 @@ def route_of(loop: Loop, service: Service, answer: Prediction) -> dict[str, Any]
     whole, *visits = answer.route
     versions: dict[str, ModelVersion] = {v.node: loop.registry.get(v.model, int(v.version)) for v in visits if v.model and not v.state}
     said, again, note = _again(loop, service, answer, whole.version, versions)
-    stations = [
-        {"node": v.node, "model": v.model, "version": v.version, "state": v.state or "ok"}
-        | ({"uri": versions[v.node].uri, "digest": versions[v.node].digest, "run": versions[v.node].run_id} if v.node in versions else {})
-        | ({"said": said[v.node]} if v.node in said else {})
-        for v in visits
-    ]
+    stations = [{**_station(v, versions.get(v.node)), "said": said.get(v.node)} for v in visits]
     compositions = [{"node": name, "said": value} for name, value in said.items() if name not in {v.node for v in visits}]
     return {"version": whole.version, "stations": stations, "compositions": compositions, "again": again, "note": note}
+
+
+def _station(visit: Visit, version: ModelVersion | None) -> dict[str, Any]:
+    behind = (
+        {"uri": "", "digest": "", "run": ""} if version is None else {"uri": version.uri, "digest": version.digest, "run": version.run_id}
+    )
+    return {"node": visit.node, "model": visit.model, "version": visit.version, "state": visit.state or "ok", **behind}
 
 
 def _again(

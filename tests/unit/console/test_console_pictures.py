@@ -1,6 +1,7 @@
 """Words and pictures, value by value."""
 
 import math
+import re
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidemill.console import plots, words
+from tidemill.console.draw.composed import composed
 from tidemill.console.draw.graph import depths, graph
 from tidemill.console.draw.interval import interval
 from tidemill.console.draw.spark import histogram, shares, sparkline
@@ -165,3 +167,28 @@ def test_quality_marks_deployments_and_carries_coverage() -> None:
 )  # fmt: skip
 def test_causes_have_words(cause: dict[str, object] | None, said: str) -> None:
     assert words.because(cause) == said
+
+
+def _node(name: str, kind: str, depth: int, when: str = "", **more: object) -> dict[str, object]:
+    empty = {"model": "", "wanted": "", "version": None, "how": "", "problem": "", "beside": []}
+    return {"node": name, "kind": kind, "depth": depth, "when": when, **empty, **more}
+
+
+def test_a_composed_graph_has_a_frame_for_each_composition_and_says_who_answers() -> None:
+    rows = [
+        _node("both", "ensemble", 0, how="mean"),
+        _node("sequence", "sequence", 1, "0.4"),
+        _node("clean", "function", 2, version="0123456789ab"),
+        _node("model", "model", 2, model="a<b", wanted="live", version="8", beside=[{"version": "9", "role": "canary"}]),
+        _node("other", "model", 1, "0.6", model="other", wanted="champion", problem="'other' has no champion"),
+    ]
+    drawn = str(composed(rows))
+    assert "Inference graph of 3 nodes" in drawn
+    assert (drawn.count('class="frame"'), drawn.count('class="edge"')) == (1, 1)
+    assert "a&lt;b v8, v9 canary" in drawn
+    assert 'href="/models/a&lt;b/8"' in drawn
+    assert drawn.index("0.4") < drawn.index("0.6")
+    assert 'class="failed"' in drawn
+    width = float(drawn.split('width="')[1].split('"')[0])
+    assert all(float(x) + float(w) < width for x, w in re.findall(r'<rect x="([\d.]+)" y="[\d.]+" width="([\d.]+)"', drawn))
+    assert composed([]) == ""

@@ -10,7 +10,8 @@ from markupsafe import Markup
 
 from tidemill.console.draw.svg import picture, tag
 
-BOX_W, BOX_H, GAP, PAD, TITLE, WHEN = 168, 46, 34, 10, 26, 78
+BOX_W, BOX_H, GAP, PAD, TITLE, LETTER = 168, 46, 34, 10, 26, 6.6
+"""`LETTER`: how wide a letter is, about; how a text is set is the browser's matter."""
 _Node = Mapping[str, Any]
 
 
@@ -24,8 +25,16 @@ class _Part:
     height: float = BOX_H
 
     @property
-    def labelled(self) -> bool:
-        return any(part.node["when"] for part in self.inside)
+    def labels(self) -> float:
+        """How much room it takes to say when each node inside is asked."""
+        longest = max((len(_short(part.node["when"], 16)) for part in self.inside), default=0)
+        return longest * LETTER + 14 if longest else 0.0
+
+    @property
+    def title(self) -> tuple[str, str]:
+        """The name of a composition, and what it does."""
+        name, kind = self.node["node"], self.node["kind"]
+        return name, f"{'' if name == kind else kind + ' · '}{_short(self.node['how'], 60)}"
 
 
 def composed(nodes: Sequence[_Node]) -> Markup:
@@ -35,7 +44,7 @@ def composed(nodes: Sequence[_Node]) -> Markup:
     root = _tree(nodes)
     _measure(root)
     return picture(
-        root.width + 2 * PAD, root.height + 2 * PAD, *_draw(root, PAD, PAD), label=f"Inference graph of {_leaves(root)} nodes", class_="pic graph composed"
+        root.width + 2 * PAD, root.height + 2 * PAD, *_draw(root, PAD, PAD), label=f"Inference graph of {_leaves(root)} nodes", class_="pic graph composed", grows=False
     )  # fmt: skip
 
 
@@ -63,7 +72,8 @@ def _measure(part: _Part) -> None:
         part.width = sum(inner.width for inner in part.inside) + GAP * (len(part.inside) - 1)
         part.height = max(inner.height for inner in part.inside)
     else:
-        part.width = max(inner.width for inner in part.inside) + 2 * PAD + (WHEN if part.labelled else 0)
+        title = LETTER * 0.95 * len(" ".join(part.title))
+        part.width = max(title, max(inner.width for inner in part.inside) + part.labels) + 2 * PAD
         part.height = sum(inner.height for inner in part.inside) + PAD * (len(part.inside) + 1) + TITLE
 
 
@@ -83,16 +93,16 @@ def _draw(part: _Part, x: float, y: float) -> list[Markup]:
 
 
 def _frame(part: _Part, x: float, y: float) -> list[Markup]:
-    node, left = part.node, x + PAD + (WHEN if part.labelled else 0)
+    (name, how), left = part.title, x + PAD + part.labels
     out = [
         tag("rect", x=x, y=y, width=part.width, height=part.height, rx=8, class_="frame"),
-        tag("text", tag("tspan", _short(node["node"], 24), class_="box-name"), f"  {node['kind']} · {_short(node['how'], 34)}", x=x + PAD + 2, y=y + 20, class_="box-note"),
-    ]  # fmt: skip
+        tag("text", tag("tspan", name, class_="box-name"), f"  {how}", x=x + PAD + 2, y=y + 20, class_="box-note"),
+    ]
     y += TITLE + PAD
     for inner in part.inside:
         if inner.node["when"]:
             out.append(
-                tag("text", _short(inner.node["when"], 11), x=left - 8, y=y + inner.height / 2 + 4, text_anchor="end", class_="box-note")
+                tag("text", _short(inner.node["when"], 16), x=left - 8, y=y + inner.height / 2 + 4, text_anchor="end", class_="box-note")
             )
         out += _draw(inner, left, y)
         y += inner.height + PAD
@@ -105,7 +115,8 @@ def _box(node: _Node, x: float, y: float) -> Markup:
         note = node["problem"]
     elif model:
         same = node["model"].replace("-", "_") == node["node"]
-        note = f"{'' if same else node['model'] + ' '}v{node['version']}{_beside(node)}{'' if node['wanted'] == 'live' else ' · ' + node['wanted']}"
+        asked = {"live": "", f"version {node['version']}": " · pinned"}.get(node["wanted"], f" · {node['wanted']}")
+        note = f"{'' if same else node['model'] + ' '}v{node['version']}{_beside(node)}{asked}"
     else:
         note = f"function · {node['version']}"
     inside = [

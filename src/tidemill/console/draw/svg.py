@@ -18,12 +18,13 @@ def _text(value: Any) -> str:
     return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
 
 
-def picture(width: float, height: float, *children: Any, label: str, class_: str = "pic") -> Markup:
-    """An image with a name for those who cannot see it; it scales to its box."""
+def picture(width: float, height: float, *children: Any, label: str, class_: str = "pic", grows: bool = True) -> Markup:
+    """An image with a name for those who cannot see it; it scales to its box, unless it is not to grow beyond its own size."""
     return tag(
         "svg",
         tag("title", label),
         *children,
+        width=None if grows else float(width),
         viewBox=f"0 0 {_text(float(width))} {_text(float(height))}",
         role="img",
         class_=class_,
