@@ -65,7 +65,12 @@ def cause_of(service: str, kind: CauseKind, at_us: int, evidence: Mapping[str, A
 
 
 def due(loop: Loop, service: Service, now_us: int) -> Cause | None:
-    """The first of the service's triggers that holds now, as a cause that is not recorded yet; None when there is none or one is open."""
+    """The first of the service's triggers that holds now, as a cause that is not recorded yet; None when there is none or one is open.
+
+    A service of others' models has nothing to train.
+    """
+    if not service.own_model:
+        return None
     past = causes(loop, service.name)
     with loop.ledger.read() as db:
         busy = len(transitions.read_candidates(db, service.name)) >= service.rollout.arms - 1

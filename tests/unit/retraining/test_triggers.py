@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from tests.support.loop_world import Make, World
 
-from tidemill.core.definitions import every, on_drift, on_new_data, on_quality
+from tidemill.core.definitions import Rollout, every, on_drift, on_new_data, on_quality
+from tidemill.core.graphs import model
 from tidemill.core.instants import DAY_US
 from tidemill.ledger import schema
 from tidemill.ledger.store import insert_once
@@ -44,6 +46,8 @@ def test_without_a_model_enough_data_is_cause_enough(world: World) -> None:
     assert found is not None
     assert (found.kind, found.evidence["reason"], found.evidence["rows"]) == ("new_data", "no model yet", 210)
     assert ask(world) == found
+    others = replace(world.service, graph=model("other", name="told"), rollout=Rollout(), retrain=())
+    assert due(world.loop, others, world.clock.now_us()) is None, "a graph of others' models has nothing to train"
 
 
 def test_new_data_counts_what_was_published_since_the_last_training(make: Make) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import msgspec
 import pytest
 
 from tidemill.core.clock import ReplayClock
@@ -17,8 +18,9 @@ from tidemill.core.instants import DAY_US
 from tidemill.serving.archive import archive, as_predictions, as_table
 from tidemill.serving.archived import ArchivedLog
 from tidemill.serving.embedded import SqlitePredictionLog
+from tidemill.serving.embedded.journal import Journal
 from tidemill.serving.keeping import table_of
-from tidemill.serving.ports import Prediction
+from tidemill.serving.ports import Prediction, Visit
 from tidemill.testing.serving import prediction
 from tidemill.versioning.embedded import IcebergTableStore
 
@@ -48,6 +50,9 @@ class Mortal:
             return result
 
         return called
+
+
+ROUTE = (Visit("", "0f3a"), Visit("near", "3", "near"), Visit("far", "", "", "failed"))
 
 
 def lake(folder: Path) -> IcebergTableStore:
@@ -200,4 +205,27 @@ def test_a_file_of_an_earlier_version_is_taken_over(tmp_path: Path) -> None:
     log.close()
     with sqlite3.connect(tmp_path / "p.db") as db:
         db.executescript("DROP INDEX prediction_whole; DROP INDEX prediction_claimed; ALTER TABLE prediction DROP COLUMN batch;")
-    assert len(SqlitePredictionLog(tmp_path / "p.db").claim("svc", until_us=2**62, limit=10)[1]) == 4
+        db.executescript("ALTER TABLE prediction DROP COLUMN route; DROP TABLE route;")
+    again = SqlitePredictionLog(tmp_path / "p.db")
+    again.append([prediction(9, route=ROUTE)])
+    assert len(found := again.claim("svc", until_us=2**62, limit=10)[1]) == 5
+    assert [p.route for p in found] == [()] * 4 + [ROUTE]
+
+
+def test_a_journal_and_a_table_of_an_earlier_version_have_no_routes(tmp_path: Path) -> None:
+    old = msgspec.msgpack.encode([list(msgspec.structs.astuple(p))[:-1] for p in rows(2)])
+    journal = Journal(tmp_path / "p.db-arrived")
+    journal.append([old])
+    journal.close()
+    log, tables = SqlitePredictionLog(tmp_path / "p.db", ahead=True), lake(tmp_path)
+    assert list(log.read("svc")) == sorted(rows(2), key=lambda p: (p.at_us, p.id, p.role == "shadow"))
+    batch, found = log.claim("svc", until_us=2**62, limit=100)
+    made = as_table(found).drop_columns("route")
+    tables.create(table_of("svc"), made.schema)
+    tables.append(table_of("svc"), made, batch=batch, branch="main")
+    log.thin(batch)
+    log.append([prediction(7, route=ROUTE)])
+    read = ArchivedLog(log, lambda: tables)
+    assert {p.route for p in read.read("svc", until_us=7_000_000)} == {()}
+    assert archive(log, tables, "svc", until_us=2**62) == 1
+    assert [p.route for p in read.read("svc")] == [()] * len(found) + [ROUTE], "the table has the column from now on; older files have none"

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tests.support.graph_kit import GraphStack
 from tests.support.serving_kit import FULL, LOOKUP, Local, body
@@ -16,6 +17,7 @@ from tests.unit.serving.test_serving_graph import FAR, NEAR, fails_on_storm, far
 import tidemill as tm
 from tidemill.core.clock import ReplayClock
 from tidemill.serving.http import Settings
+from tidemill.serving.metrics import ServiceMetrics, render
 from tidemill.serving.server import build_app
 
 NO = tm.function(lambda hour: hour, name="no")
@@ -64,6 +66,17 @@ def test_a_node_that_fails_is_a_500_with_its_name_counted_once_and_others_are_an
     assert 'tidemill_serving_errors_total{service="late",status="500"} 1' in text
     nodes = {line.split('node="')[1].split('"')[0] for line in text.splitlines() if "node_seconds_count" in line}
     assert nodes == {"fails_on_storm", "near", "far", "switch", "both"}
+
+
+def test_workers_add_up_what_their_nodes_did() -> None:
+    one, total = ServiceMetrics(), ServiceMetrics()
+    one.node("near", 0.001, "")
+    one.node("near", 0.003, "timeout")
+    for _ in range(2):
+        total.add(msgspec.json.decode(msgspec.json.encode(one.facts())))
+    text = render({"late": total}, {})
+    assert 'node_seconds_count{service="late",node="near"} 4' in text
+    assert 'node_failures_total{service="late",node="near",state="timeout"} 2' in text
 
 
 class Kept:
