@@ -238,10 +238,10 @@ def run(stack: Stack, script: Callable[[Local], Any], *others: Stack, **settings
 
 def app_from_environment() -> ModelServer:
     """The factory that server processes under test are started with."""
-    stack = Stack(Path(os.environ["SERVING_KIT_HOME"]))
-    app = build_app(
-        {"late": stack.scorer()}, Tokens(stack.ledger, WallClock()), clock=WallClock(), settings=Settings(poll_s=0.1, tls=_tls())
-    )
+    home, sync = Path(os.environ["SERVING_KIT_HOME"]), os.environ.get("SERVING_KIT_SYNC") != "no"
+    stack = Stack(home, log=SqlitePredictionLog(home / "predictions.db", ahead=True, sync=sync))
+    settings = Settings(poll_s=0.1, log_sync=sync, tls=_tls())
+    app = build_app({"late": stack.scorer()}, Tokens(stack.ledger, WallClock()), clock=WallClock(), settings=settings)
     if "SERVING_KIT_GRPC" in os.environ:
         from tidemill.adapters.grpc.serving import open_grpc
 

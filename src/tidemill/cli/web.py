@@ -138,6 +138,7 @@ def _settings(platform: Platform) -> Any:
         allow_at=given.allow_at,
         contract=contract,
         log_share=given.log_share,
+        log_sync=given.log_sync,
         access_log=given.access_log,
         max_in_flight=given.max_in_flight,
         rate=given.rate,

@@ -102,7 +102,8 @@ class ServingConfig:
     `allow_at`: whether a request may say when it is answered (its parameter `at`), for demonstrations on past data. `grpc_port`: answer gRPC
     there too. `service`: serve this one alone, not all. `contract`: sagemaker, vertex or azureml: listen where, and answer as, that platform
     asks of a container. `log_share`: the share of predictions that is logged, 0 to 1, by their ids; `log_hot`: how long they stay in the fast
-    log before they are archived in the table `predictions_SERVICE`; `log_keep`: how long they are kept at all, empty for ever.
+    log before they are archived in the table `predictions_SERVICE`; `log_keep`: how long they are kept at all, empty for ever; `log_sync`:
+    whether an answer waits until its prediction would survive a power cut, or only the end of the server's process.
     `access_log`: whether each prediction's id, status and time is a line of the server's log. `trace_share`: the share of requests that are
     traced (`stack.traces`), where the caller does not decide. `max_in_flight`: requests that a process answers at once, further ones get 503;
     `rate`: predictions a second for each token and process, 0 for any number, further ones get 429; `timeout`: what takes longer gets 504,
@@ -120,6 +121,7 @@ class ServingConfig:
     log_share: float = 1.0
     log_hot: str = "1d"
     log_keep: str = ""
+    log_sync: bool = True
     access_log: bool = False
     trace_share: float = 1.0
     max_in_flight: int = 1_000
@@ -196,7 +198,7 @@ def load_config(project: Path, overrides: Sequence[str] = (), *, home: Path | No
     parse_duration(config.parity.every)
     if not 0 <= config.parity.share <= 1:
         raise ConfigError(f"parity.share is {config.parity.share}; it must be 0 to 1, for example 0.01 for one row of a hundred")
-    _check_log(config.serving)
+    _check_log(config.serving, config.stack.predictions)
     for setting, origins in (("api.origins", config.api.origins), ("serving.origins", config.serving.origins)):
         check_origins(origins, setting)
     if bool(config.tls.cert) != bool(config.tls.key):
@@ -209,7 +211,9 @@ def load_config(project: Path, overrides: Sequence[str] = (), *, home: Path | No
     return config
 
 
-def _check_log(given: ServingConfig) -> None:
+def _check_log(given: ServingConfig, kept_in: str) -> None:
+    if not given.log_sync and not kept_in.startswith("sqlite:"):
+        raise ConfigError(f"serving.log_sync=false is for a prediction log in a file of this machine; stack.predictions is {kept_in}")
     if not 0 <= given.log_share <= 1:
         raise ConfigError(f"serving.log_share is {given.log_share}; it must be 0 to 1, for example 0.1 for one prediction of ten")
     if not 0 <= given.trace_share <= 1:

@@ -332,7 +332,8 @@ class Platform:
         from tidemill.serving import ArchivedLog, PrivateLog, SampledLog
         from tidemill.serving.embedded import SqlitePredictionLog
 
-        opened: PredictionLog = self._port("predictions", sqlite=lambda path: SqlitePredictionLog(_file(path), ahead=ahead))
+        sync = self.config.serving.log_sync
+        opened: PredictionLog = self._port("predictions", sqlite=lambda path: SqlitePredictionLog(_file(path), ahead=ahead, sync=sync))
         opened = ArchivedLog(opened, lambda: self.tables)
         if self.config.serving.log_share < 1:
             opened = SampledLog(opened, self.config.serving.log_share)

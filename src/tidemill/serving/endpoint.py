@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from time import perf_counter_ns
@@ -143,22 +143,33 @@ class Endpoint:
         if not group:
             return
 
-        handed_over = perf_counter_ns()
+        handed_over, share, sync = perf_counter_ns(), self._settings.log_share, self._settings.log_sync
 
         def tell(logged: bool) -> None:
-            timer.cancel()
             if self.tracing:
                 _mark_logged(waiting, handed_over, logged)
             for future, answers in answered:
                 if not future.done():
-                    future.set_result((answers, logged and said((a.id for a in answers), self._settings.log_share)))
+                    future.set_result((answers, logged and said((a.id for a in answers), share, sync=sync)))
 
-        timer = self._loop.call_later(self._settings.log_timeout_s, tell, False)
-        self._writer.submit(Group(group, tell))
+        self._log(group, tell)
         self._count(group)
         lineup = outcomes[0].lineup
         if len(lineup.deployments) > 1:
             self._loop.call_soon(self._shadows.submit, self.scorer, lineup, group)
+
+    def _log(self, group: list[Prediction], tell: Callable[[bool], None]) -> None:
+        """Log a group, and tell when it is or when that takes too long."""
+        if self._writer.write(group):
+            tell(True)
+            return
+        timer = self._loop.call_later(self._settings.log_timeout_s, tell, False)
+
+        def told(logged: bool) -> None:
+            timer.cancel()
+            tell(logged)
+
+        self._writer.submit(Group(group, told))
 
     def _count(self, group: Sequence[Prediction]) -> None:
         self.metrics.offer(group)

@@ -80,6 +80,7 @@ class Settings:
         inline_rows: groups up to this size are scored in the event loop, larger ones in a thread.
         poll_s: how often deployments are looked at for a change.
         log_share: the share of predictions that the log keeps; an answer says when it is not among them.
+        log_sync: whether an answer waits until what is logged survives a power cut; without, it says `written` instead of true.
         access_log: whether each prediction's id, status and time is told to the logger `tidemill.access`.
         log_timeout_s: when the log takes longer than this, the answer goes out as `degraded`.
         backlog_rows: predictions kept in memory while the log is degraded.
@@ -101,6 +102,7 @@ class Settings:
     inline_rows: int = 256
     poll_s: float = 0.5
     log_share: float = 1.0
+    log_sync: bool = True
     access_log: bool = False
     log_timeout_s: float = 5.0
     backlog_rows: int = 50_000

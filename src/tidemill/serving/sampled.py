@@ -10,7 +10,7 @@ from tidemill.serving.around import AroundLog
 from tidemill.serving.ports import Prediction, PredictionLog
 
 _SPAN = float(1 << 64)
-NOT_SAMPLED, IN_PART = "not sampled", "sampled in part"
+NOT_SAMPLED, IN_PART, WRITTEN = "not sampled", "sampled in part", "written"
 
 
 def is_kept(prediction_id: str, share: float) -> bool:
@@ -19,12 +19,16 @@ def is_kept(prediction_id: str, share: float) -> bool:
     return int.from_bytes(digest, "big") < share * _SPAN
 
 
-def said(ids: Iterable[str], share: float) -> bool | str:
-    """What an answer says about being logged when what is kept has been: True, that it is not sampled, or only some of its rows."""
+def said(ids: Iterable[str], share: float, *, sync: bool = True) -> bool | str:
+    """What an answer says about being logged when what is kept has been: True, that it is not sampled, or only some of its rows.
+
+    Without `sync` it is `written` instead of True.
+    """
+    whole = True if sync else WRITTEN
     if share >= 1:
-        return True
+        return whole
     kept = {is_kept(id_, share) for id_ in ids}
-    return IN_PART if len(kept) == 2 else True if kept == {True} else NOT_SAMPLED
+    return IN_PART if len(kept) == 2 else whole if kept == {True} else NOT_SAMPLED
 
 
 class SampledLog(AroundLog):

@@ -133,7 +133,7 @@ class ModelServer:
         return {view: max(0, now - us) / SECOND_US for view, us in sorted(self._known_us().items())}
 
     def _writer(self, log: PredictionLog) -> LogWriter:
-        return LogWriter(log, self._acknowledge, backlog_rows=self.settings.backlog_rows)
+        return LogWriter(log, self._acknowledge, backlog_rows=self.settings.backlog_rows, at_once=not self.settings.log_sync)
 
     # the life of the server
 

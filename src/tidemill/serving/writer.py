@@ -33,14 +33,19 @@ class LogWriter:
     While the log does not take them (disk full …), answers go on: `degraded` is set, groups are told False at once, and up to
     `backlog_rows` predictions wait in memory. Every `probe_s` the log is tried again with what waits; from the first success on
     all is as before. What no longer fits is counted in `lost`.
+
+    With `at_once`, for a log that does not wait for its disk, `write` does it in the caller's thread.
     """
 
-    def __init__(self, log: PredictionLog, acknowledge: Acknowledge, *, backlog_rows: int = 50_000, probe_s: float = 1.0) -> None:
+    def __init__(
+        self, log: PredictionLog, acknowledge: Acknowledge, *, backlog_rows: int = 50_000, probe_s: float = 1.0, at_once: bool = False
+    ) -> None:
         self.degraded = False
         self.reason = ""
         self.lost = 0
         self._log = log
         self._acknowledge = acknowledge
+        self._at_once = at_once
         self._probe_s = probe_s
         self._probe_at = 0.0
         self._backlog: deque[Prediction] = deque(maxlen=backlog_rows)
@@ -50,6 +55,16 @@ class LogWriter:
     def start(self) -> None:
         """Begin writing."""
         self._thread.start()
+
+    def write(self, predictions: list[Prediction]) -> bool:
+        """Write a group here and now; False when it has to be submitted instead."""
+        if not self._at_once or self.degraded:
+            return False
+        try:
+            self._log.append(predictions)
+        except Exception:  # noqa: BLE001 - the writer's thread tries again, and keeps the reason
+            return False
+        return True
 
     def submit(self, group: Group) -> None:
         """Hand over a group; never blocks."""

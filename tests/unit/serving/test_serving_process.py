@@ -110,7 +110,7 @@ def _kill_round(stack: Stack, port: int, secret: str, rest_s: float) -> list[str
         process.kill()
         process.wait()
         load_.stop = True
-    return [name for name, _, logged in load_.answers if logged is True]
+    return [name for name, _, logged in load_.answers if logged in (True, "written")]
 
 
 def _killed(stack: Stack, rounds: int) -> None:
@@ -129,8 +129,10 @@ def test_kill_9_loses_no_acknowledged_prediction(stack: Stack) -> None:
 
 
 @pytest.mark.slow
-def test_kill_9_loses_no_acknowledged_prediction_20_times(stack: Stack) -> None:
-    _killed(stack, 20)
+@pytest.mark.parametrize("sync", ["yes", "no"])
+def test_kill_9_loses_no_acknowledged_prediction_25_times(stack: Stack, sync: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVING_KIT_SYNC", sync)
+    _killed(stack, 25)
 
 
 def test_over_the_wire(stack: Stack) -> None:

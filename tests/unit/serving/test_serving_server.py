@@ -277,7 +277,8 @@ class FullDisk:
         return getattr(self.inner, name)
 
 
-def test_a_full_disk_degrades_logging_and_recovers_by_itself(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("sync", "kept"), [(True, True), (False, "written")])
+def test_a_full_disk_degrades_logging_and_recovers_by_itself(tmp_path: Path, sync: bool, kept: bool | str) -> None:
     disk = FullDisk(SqlitePredictionLog(tmp_path / "p.db"))
     stack = Stack(tmp_path, log=disk)
     stack.add(1)
@@ -298,8 +299,8 @@ def test_a_full_disk_degrades_logging_and_recovers_by_itself(tmp_path: Path) -> 
         await until(lambda: not local.app.degraded)
         return [*seen, await logged("d"), (await local.ask("GET", "/v2/health")).json()["logging"]["state"]]
 
-    before, b, c, health, after, state = run(stack, script)
-    assert (before, b, c, after, state) == (True, "degraded", "degraded", True, "ok")
+    before, b, c, health, after, state = run(stack, script, log_sync=sync)
+    assert (before, b, c, after, state) == (kept, "degraded", "degraded", kept, "ok")
     assert health["state"] == "degraded"
     assert "disk is full" in health["reasons"][0]
     assert [p.id for p in stack.log.read("late")] == ["a", "b", "c", "d"]

@@ -26,15 +26,18 @@ _SUFFIX = ".journal"
 
 
 class Journal:
-    """The writer's end. Not thread-safe; `folder` may have any number of writers, each with segments of its own."""
+    """The writer's end. Not thread-safe; `folder` may have any number of writers, each with segments of its own.
 
-    def __init__(self, folder: Path, *, segment_bytes: int = SEGMENT_BYTES) -> None:
-        self._folder, self._limit = folder, segment_bytes
+    Without `sync`, what is written survives a killed process, and a power cut only when the system has got round to writing it.
+    """
+
+    def __init__(self, folder: Path, *, segment_bytes: int = SEGMENT_BYTES, sync: bool = True) -> None:
+        self._folder, self._limit, self._sync = folder, segment_bytes, sync
         self._file = -1
         self._size = 0
 
     def append(self, bodies: Sequence[bytes]) -> None:
-        """Keep frames: they survive a power cut when this returns. Raises `OSError`; then none of them is there."""
+        """Keep frames: with `sync` they survive a power cut when this returns. Raises `OSError`; then none of them is there."""
         if self._file < 0 or self._size >= self._limit:
             self.close()
             self._open()
@@ -43,7 +46,8 @@ class Journal:
             written = 0
             while written < len(frames):
                 written += os.write(self._file, memoryview(frames)[written:])
-            os.fdatasync(self._file)
+            if self._sync:
+                os.fdatasync(self._file)
         except OSError:
             self._take_back()
             raise

@@ -59,13 +59,14 @@ class SqlitePredictionLog(Claims):
     """A `PredictionLog` in one file. Appends of many threads that meet are committed together, with one fsync.
 
     With `ahead`, for a server, appends go to a journal in a folder beside the file; whoever reads first takes them over, whatever its process:
-    a row with its place in the journal in one transaction, so each is there once.
+    a row with its place in the journal in one transaction, so each is there once. Without `sync` the journal leaves it to the system when it
+    reaches the disk: a group survives a killed process, not a power cut.
     """
 
-    def __init__(self, path: Path | str, *, ahead: bool = False) -> None:
+    def __init__(self, path: Path | str, *, ahead: bool = False, sync: bool = True) -> None:
         self._path = str(path)
         self._folder = Path(f"{self._path}-arrived")
-        self._journal = Journal(self._folder) if ahead else None
+        self._journal = Journal(self._folder, sync=sync) if ahead else None
         self._meet = threading.Lock()
         self._commit = threading.Lock()
         self._waiting: list[_Group] = []
