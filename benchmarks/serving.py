@@ -7,6 +7,7 @@ Side by side in one run, all servers running at once and asked in turns, so that
     granian-constant   Granian answering a constant: what HTTP costs
     floor-onnx         Granian, one decoder, ONNX Runtime and nothing else: no checks, no ids, no log
     tidemill           with the prediction log on: fsync before the answer says `logged`
+    tidemill-written   the same with `serving.log_sync=false`: written before the answer says so, no fsync
     tidemill-lookup    the same model with ten of its features looked up by key in the embedded online store (50,000 keys)
     fastapi, fastapi-async, mlserver   in virtual environments of their own that this script makes; they log nothing
 
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -37,7 +39,7 @@ MLSERVER_NEEDS = ["mlserver==1.7.1", "mlserver-lightgbm==1.7.1", "fastapi<0.116"
 FEATURES = [f"f{i}" for i in range(20)]
 LOOKED_UP, KEYS = 10, 50_000
 POINTS = {"requests_c1": (1, 1), "requests_c32": (32, 1), "batch_64": (8, 64)}
-LOOKUP = f"{kit.OURS}-lookup"
+LOOKUP, WRITTEN = f"{kit.OURS}-lookup", f"{kit.OURS}-written"
 
 
 def make_model(home: Path) -> None:
@@ -94,29 +96,31 @@ class Nothing:
         return [{} for _ in keys]
 
 
-def serve_tidemill(home: Path, port: int, grpc_port: int | None = None) -> None:
+def serve_tidemill(home: Path, port: int, grpc_port: int | None = None, *, sync: bool = True) -> None:
     from tidemill.core.clock import WallClock
     from tidemill.core.definitions import Label, Service, Table
     from tidemill.serving import Scorer, Tokens, compile_plan
     from tidemill.serving.embedded import LedgerRouter, OnnxRuntime, SqlitePredictionLog
+    from tidemill.serving.http import Settings
     from tidemill.serving.run import serve
     from tidemill.serving.server import build_app
 
-    clock = WallClock()
-    ledger, registry, blobs = _deployed(home)
+    clock, own = WallClock(), home / ("synced" if sync else "written")
+    own.mkdir()
+    ledger, registry, blobs = _deployed(home, own)
     tokens = Tokens(ledger, clock)
-    (home / "token").write_text(tokens.make("bench"))
+    (own / "token").write_text(tokens.make("bench"))
     table = Table("rows", "files:rows", event_time="at", known_time="at")
     label = Label("y", table, "y > 0", key="id")
-    view, reader = _filled(home, clock.now_us())
+    view, reader = _filled(own, clock.now_us())
     services = {
         "bench": (Service("bench", features=FEATURES, label=label, spine=table, key="id"), Nothing()),
         "lookup": (Service("lookup", features=[*FEATURES[:LOOKED_UP], view], label=label, spine=table, key="id"), reader),
     }
-    log = SqlitePredictionLog(home / "predictions.db", ahead=True)
+    log = SqlitePredictionLog(own / "predictions.db", ahead=True, sync=sync)
     router, runtime = LedgerRouter(ledger), OnnxRuntime()
     scorers = {n: Scorer(service, compile_plan(service, r), router, runtime, registry, blobs, log) for n, (service, r) in services.items()}
-    app = build_app(scorers, tokens, clock=clock)
+    app = build_app(scorers, tokens, clock=clock, settings=Settings(log_sync=sync))
     if grpc_port is not None:
         from tidemill.adapters.grpc.serving import open_grpc
 
@@ -124,14 +128,14 @@ def serve_tidemill(home: Path, port: int, grpc_port: int | None = None) -> None:
     serve(app, port=port)
 
 
-def _deployed(home: Path) -> tuple[Any, Any, Any]:
-    """A ledger with the model live behind both services."""
+def _deployed(home: Path, own: Path) -> tuple[Any, Any, Any]:
+    """A ledger with the model live behind both services, in the server's own folder."""
     from tidemill.ledger import schema
     from tidemill.ledger.store import Ledger
     from tidemill.registry.embedded import LedgerRegistry
     from tidemill.versioning.embedded import FileBlobStore
 
-    ledger, blobs = Ledger(f"sqlite:///{home}/ledger.db"), FileBlobStore(home / "blobs")
+    ledger, blobs = Ledger(f"sqlite:///{own}/ledger.db"), FileBlobStore(own / "blobs")
     registry = LedgerRegistry(ledger, blobs)
     for name, package in (("bench", "package"), ("lookup", "package-lookup")):
         made = registry.register(name, blobs.put(home / package), run_id="bench", metrics={}, meta={}, at_us=1)
@@ -214,7 +218,12 @@ def _serve(app: Any, port: int) -> None:
         runner.run(run())
 
 
-SERVERS = {"constant": serve_constant, "onnx": serve_onnx, "tidemill": serve_tidemill}
+SERVERS: dict[str, Callable[[Path, int], None]] = {
+    "constant": serve_constant,
+    "onnx": serve_onnx,
+    "tidemill": serve_tidemill,
+    "written": partial(serve_tidemill, sync=False),
+}
 
 
 def peer_version(python: Path, *packages: str) -> str:
@@ -240,7 +249,7 @@ class Tool:
         with urllib.request.urlopen(request, timeout=20) as reply:
             answer = json.load(reply)
         got = answer["scores"] if "scores" in answer else answer["outputs"][0]["data"]
-        if kit.is_ours(self.name) and answer["parameters"]["logged"] is not True:
+        if kit.is_ours(self.name) and answer["parameters"]["logged"] != ("written" if self.name == WRITTEN else True):
             raise RuntimeError(f"{self.name} does not log: {answer['parameters']}")
         want = json.loads((home / "expected.json").read_text())
         worst = max(abs(a - b) for a, b in zip(got, want, strict=True))
@@ -297,11 +306,12 @@ def _tools(home: Path, stack: ExitStack) -> list[Tool]:
         port = free_port()
         at[name] = f"http://127.0.0.1:{port}"
         stack.enter_context(started([*itself, "--serve", name, "--port", str(port)], port, home / f"{name}.log"))
-    token = (home / "token").read_text()
+    token, other = ((home / folder / "token").read_text() for folder in ("synced", "written"))
     tools = [
         Tool(CONSTANT, f"{at['constant']}/", "tidemill"),
         Tool(FLOOR, f"{at['onnx']}/", "tidemill"),
         Tool(kit.OURS, f"{at['tidemill']}/v2/models/bench/infer", "tidemill", token=token),
+        Tool(WRITTEN, f"{at['written']}/v2/models/bench/infer", "tidemill", token=other),
         Tool(LOOKUP, f"{at['tidemill']}/v2/models/lookup/infer", "lookup", token=token),
     ]
     return tools + _fastapi(home, stack) + _mlserver(home, stack)
