@@ -66,7 +66,7 @@ class _Binder:
             return BoundSequence(tuple(bound), node.gives)
         inside = tuple(self.bind(inner, there) for inner in node.nodes)
         if isinstance(node, SwitchNode):
-            return BoundSwitch(self.service, node, inside, node.gives, tuple(value for value, _node in node.cases))
+            return BoundSwitch(self.service, node, inside, node.gives, tuple(value for value, _node in node.cases), node.reads)
         if isinstance(node, SplitterNode):
             return BoundSplitter(self.service, node, inside, node.gives, np.cumsum(node.weights))
         return BoundEnsemble(self.service, node, inside, node.gives, node.reads)

@@ -244,6 +244,7 @@ class BoundSwitch(BoundComposition):
     """One node a row, by a condition."""
 
     cases: tuple[str | float, ...]
+    reads: tuple[str, ...]
 
     def _run(self, frame: Frame, walk: Walk) -> Answer:
         definition = self.definition
@@ -251,7 +252,7 @@ class BoundSwitch(BoundComposition):
         values = (
             frame.array(definition.column)
             if definition.function is None
-            else self._called(definition.function, read_only(frame, definition.reads), frame.size)
+            else self._called(definition.function, read_only(frame, self.reads), frame.size)
         )
         left = np.ones(frame.size, dtype=bool)
         chosen: list[tuple[Bound, Places]] = []
