@@ -114,7 +114,7 @@ def test_a_splitter_is_sticky_by_entity_and_proportional(tmp_path: Path) -> None
     took = ["near" if a.score == pytest.approx(near(3)) else "far" for a in answers]
     assert took == ["near" if share_of("late/splitter", f"origin=o{i}") < 0.25 else "far" for i in range(400)]
     assert 60 < took.count("near") < 140
-    assert [a.score for a in stack.answers(*rows[::-1], scorer=scorer)] == [a.score for a in answers][::-1]
+    assert [a.score for a in stack.answers(*rows[::-1], scorer=scorer)] == pytest.approx([a.score for a in answers][::-1], rel=1e-14)
     assert [route(a)[0][0] for a in answers] == took
     del rows[0]["origin"]
     with pytest.raises(InvalidError, match="'origin'"):
@@ -125,7 +125,7 @@ def test_without_a_column_the_id_splits(tmp_path: Path) -> None:
     stack = made(tmp_path, tm.splitter(NEAR, FAR, weights=(0.5, 0.5)))
     scorer = stack.ready()
     (one,) = stack.answers({}, ids=["x"], scorer=scorer)
-    assert {a.score for a in stack.answers({}, {}, ids=["x", "x"], scorer=scorer)} == {one.score}
+    assert {a.route for a in stack.answers({}, {}, ids=["x", "x"], scorer=scorer)} == {one.route}
     with pytest.raises(InvalidError, match="send requests"):
         scorer.lineup.models[scorer.lineup.deployments[0].digest].predict([one.values])
 
@@ -140,7 +140,7 @@ def test_a_member_that_may_fail_is_left_out_where_it_fails(tmp_path: Path) -> No
     assert [route(a)[-1][0::2] for a in answers] == [("fails_on_storm", "" if w <= 30 else "failed") for w in winds]
     assert [s.rows for s in scorer.spent() if s.state] == [1, 1], "each failure is counted once, not the halves on the way"
     alone = [stack.answers({"sky__wind": w}, scorer=scorer)[0].score for w in winds]
-    assert alone == [a.score for a in answers], "a row is answered as if it were alone"
+    assert alone == pytest.approx([a.score for a in answers], rel=1e-14), "a row is answered as if it were alone"
 
 
 def test_weights_are_of_those_that_answered(tmp_path: Path) -> None:
@@ -344,6 +344,9 @@ def test_a_row_is_answered_alike_alone_among_others_and_from_columns(tmp_path: P
         if together is None:
             assert None in alone
         else:
-            assert [(a[0][0], a[1][0]) for a in alone] == list(zip(*together, strict=True))
+            scores, routes = together
+            assert [a[1][0] for a in alone] == routes
+            # ONNX Runtime computes the last rows of a batch without vector instructions, which may differ in the last bits
+            assert [a[0][0] for a in alone] == pytest.approx(scores, rel=1e-14)
 
     check()
