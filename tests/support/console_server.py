@@ -28,7 +28,7 @@ def build(platform: SamplePlatform, origins: Sequence[str] = ()) -> tuple[FastAP
     tokens = Tokens(platform.ledger, platform.clock)
     app = build_api(cast("Needs", platform), verify=tokens.verify, why=explain, origins=origins)
     mount(app)
-    return app, tokens.make(f"tests{len(tokens.listed())}", "admin")
+    return app, tokens.make(f"tests{len(tokens.listed()) or ''}", "admin")
 
 
 def explain(platform: Any, prediction_id: str) -> Mapping[str, Any]:

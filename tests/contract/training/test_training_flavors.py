@@ -115,9 +115,9 @@ class TestTorch(FlavorContract):
 
     @pytest.fixture
     def fit(self) -> Fit:
-        def fit(rows: TrainingSet) -> Model:
-            import torch
+        torch = pytest.importorskip("torch")
 
+        def fit(rows: TrainingSet) -> Model:
             from tidemill.adapters.torch.training import torch_model
 
             class Net(torch.nn.Module):
