@@ -101,7 +101,7 @@ def _range_join(db: duckdb.DuckDBPyConnection, flights: Flights) -> pa.Table:
         key, known = ", ".join(table.keys), table.known_time
         db.execute(
             f"""CREATE TABLE {table.name} AS SELECT *, coalesce(lead({known}) OVER (PARTITION BY {key} ORDER BY {known}), 'infinity') AS replaced
-                FROM read_parquet('{flights.folder}/{table.name}/*.parquet')"""
+                FROM read_parquet('{flights.folder}/{table.name}/*.parquet', filename = true, file_row_number = true)"""
         )
     parts = [_sql(view) for view in VIEWS]
     columns = ", ".join(c for view in VIEWS for c in view.columns)
@@ -114,7 +114,10 @@ def _sql(view: FeatureView) -> str:
     event, known, key = table.event_time, table.known_time, view.keys[0]
     if a.kind == "latest":
         since = f"s.at - INTERVAL '{a.ttl_us} microseconds' <= r.{event}"
-        made = ", ".join(f"(arg_max_null(r.{f.column}, (r.{event}, r.{known}))) AS {view.full_name(f)}" for f in view.aggregates)
+        made = ", ".join(
+            f"(arg_max_null(r.{f.column}, (r.{event}, r.{known}, r.filename, r.file_row_number))) AS {view.full_name(f)}"
+            for f in view.aggregates
+        )
     else:
         since = f"make_timestamptz((epoch_us(s.at) - {a.over_us}) // {a.hop_us} * {a.hop_us}) < r.{event}"
         made = ", ".join(

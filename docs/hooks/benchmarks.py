@@ -1,6 +1,8 @@
 """Writes docs/benchmarks.md and docs/assets/scaling.svg from what the benchmarks printed.
 
 python docs/hooks/benchmarks.py benchmarks/results/*.jsonl
+
+Tasks that were not measured again keep their rows, and the line about the machine that they were measured on.
 """
 
 import importlib.util
@@ -55,13 +57,57 @@ def _machine(area: str, found: dict[str, Any]) -> str:
     return f"{area}: {when}; {found['cores']} cores{memory}, {found['system']}, Python {found['python']}; {versions}"
 
 
-def page(figures: list[dict[str, Any]], machines: list[str], plotted: bool) -> str:
-    """The part of docs/benchmarks.md below the mark."""
+def page(figures: list[dict[str, Any]], machines: list[str], before: str = "") -> str:
+    """The part of docs/benchmarks.md below the mark; `before` is what it was."""
     head = ["| area | task | tool | value | unit | n | × floor | × best peer | also |", "|---|---|---|---:|---|---:|---:|---:|---|"]
-    body = [_row(f) for f in figures]
+    body = merged([_row(f) for f in figures], [line for line in before.splitlines() if line.startswith("| ") and line != head[0]])
     notes = ["", LEGEND, ""]
-    plot = ["![Seconds of one pass as rows, keys and windows grow, with the fitted exponents](assets/scaling.svg)", ""] if plotted else []
-    return "\n".join(["", *head, *body, *notes, *plot, "What it ran on:", "", *(f"- {m}" for m in machines), ""])
+    plot = ["![Seconds of one pass as rows, keys and windows grow, with the fitted exponents](assets/scaling.svg)", ""]
+    plot = plot if any(_task(row)[1].startswith("scaling_") for row in body) else []
+    ran = _ran(machines, [line[2:] for line in before.splitlines() if line.startswith("- ")], {_task(row) for row in body}, figures)
+    return "\n".join(["", *head, *body, *notes, *plot, "What it ran on:", "", *(f"- {m}" for m in ran), ""])
+
+
+def merged(new: list[str], old: list[str]) -> list[str]:
+    """Rows of the table: of a task that was measured again the new ones, in the place of the old; new tasks behind those of their area."""
+    out, again = list(old), {_task(row) for row in new}
+    for task in dict.fromkeys(map(_task, new)):
+        rows = [row for row in new if _task(row) == task]
+        at = next((i for i, row in enumerate(out) if _task(row) == task), None)
+        if at is None:
+            same = [i for i, row in enumerate(out) if _task(row)[0] == task[0]]
+            at = same[-1] + 1 if same else len(out)
+        out[at:at] = [f"new{row}" for row in rows]
+    return [row.removeprefix("new") for row in out if row.startswith("new") or _task(row) not in again]
+
+
+def _task(row: str) -> tuple[str, str]:
+    """Area and task of a row."""
+    area, task = row.removeprefix("new").split("|")[1:3]
+    return area.strip(), task.strip()
+
+
+def _ran(new: list[str], old: list[str], tasks: set[tuple[str, str]], figures: list[dict[str, Any]]) -> list[str]:
+    """A line about each run that the table has rows of. One that has not all tasks of its area names those that it has."""
+    now: dict[str, set[str]] = {}
+    for figure in figures:
+        now.setdefault(figure["area"], set()).add(figure["task"])
+    out = []
+    for line in old:
+        name, _, facts = line.partition(": ")
+        area, _, some = name.partition(" (")
+        mine = set(some.removesuffix(")").split(", ")) if some else {task for of, task in tasks if of == area}
+        left = mine - now.get(area, set())
+        if left:
+            out.append(line if left == mine else f"{_named(area, left, tasks)}: {facts}")
+    for line in new:
+        area, _, facts = line.partition(": ")
+        out.append(f"{_named(area, now.get(area, set()), tasks)}: {facts}")
+    return sorted(out)
+
+
+def _named(area: str, some: set[str], tasks: set[tuple[str, str]]) -> str:
+    return area if some >= {task for of, task in tasks if of == area} else f"{area} ({', '.join(sorted(some))})"
 
 
 def _row(f: dict[str, Any]) -> str:
@@ -93,9 +139,8 @@ def plot_module() -> Any:
 
 if __name__ == "__main__":
     target = ROOT / "docs" / "benchmarks.md"
-    kept = target.read_text().partition(MARK)[0].rstrip()
+    kept, _, before = target.read_text().partition(MARK)
     figures, machines = rows([Path(p) for p in sys.argv[1:]])
-    drawn = plot_module().scaling(figures)
-    if drawn:
+    if drawn := plot_module().scaling(figures):
         PLOT.write_text(drawn)
-    target.write_text(f"{kept}\n\n{MARK}\n{page(figures, machines, plotted=bool(drawn))}")
+    target.write_text(f"{kept.rstrip()}\n\n{MARK}\n{page(figures, machines, before)}")
