@@ -157,11 +157,11 @@ def test_a_value_that_a_condition_cannot_take_is_refused(tmp_path: Path) -> None
 
 def test_an_application_that_is_there_is_used_and_left_as_it_is(tmp_path: Path) -> None:
     """From another thread as well, where it is not the active one."""
+    spark_store()
     from pyspark.sql import SparkSession
 
     from tidemill.adapters.spark.features import open_offline
 
-    spark_store()
     mine = SparkSession.builder.getOrCreate()
     mine.conf.set("spark.sql.session.timeZone", "Asia/Tokyo")
     other = open_offline("spark:local[1]")

@@ -11,6 +11,8 @@ from tidemill.core.errors import ConfigError
 from tidemill.serving.server import ModelServer
 from tidemill.serving.workers import supervise
 
+_BACKLOG, _CONNECTIONS = 1_024, 4_096
+"""Connections that wait to be taken, and that are open at once, at least; Granian stops at 128 of either by itself."""
 _SWITCH_S = 0.001
 
 
@@ -64,7 +66,19 @@ async def _serve(app: ModelServer, host: str, port: int) -> None:
     # the log's and the shadows' threads hand the interpreter over often, for short moments: wait less than 5 ms for it
     sys.setswitchinterval(_SWITCH_S)
     tls = {} if app.settings.tls is None else app.settings.tls.granian()
-    server = Server(app, address=host, port=port, interface=Interfaces.RSGI, websockets=False, log_enabled=False, **tls)
+    # one connection has one request at a time: those past `max_in_flight` have to be taken as well, to be refused
+    open_at_once = max(_CONNECTIONS, 2 * app.settings.max_in_flight)
+    server = Server(
+        app,
+        address=host,
+        port=port,
+        interface=Interfaces.RSGI,
+        websockets=False,
+        log_enabled=False,
+        backlog=_BACKLOG,
+        backpressure=open_at_once,
+        **tls,
+    )
     loop = asyncio.get_running_loop()
 
     def stop() -> None:

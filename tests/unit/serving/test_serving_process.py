@@ -135,6 +135,23 @@ def test_kill_9_loses_no_acknowledged_prediction_25_times(stack: Stack, sync: st
     _killed(stack, 25)
 
 
+def test_many_connections_stay_open(stack: Stack) -> None:
+    port, secret, asked = free_port(), stack.tokens.make("many", "admin"), body(FULL)
+    head = f"POST /v2/models/late/infer HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {secret}\r\nContent-Length: {len(asked)}\r\n\r\n"
+
+    async def ask() -> list[bytes]:
+        opened = await asyncio.gather(*(asyncio.open_connection("127.0.0.1", port) for _ in range(300)))
+        for _, writer in opened:
+            writer.write(head.encode() + asked)
+        lines = [await asyncio.wait_for(reader.readline(), 20) for reader, _ in opened]  # all are open until all are answered
+        for _, writer in opened:
+            writer.close()
+        return lines
+
+    with server(stack.home, port):
+        assert {line.split()[1] for line in asyncio.run(ask())} == {b"200"}
+
+
 def test_over_the_wire(stack: Stack) -> None:
     port, secret = free_port(), stack.tokens.make("w", "admin")
     with server(stack.home, port), httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
