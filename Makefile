@@ -35,7 +35,7 @@ reference: $(VENV)/.dev ## write docs/reference from the code
 bench: $(VENV)/.dev ## every benchmark with its peers; docs/benchmarks.md is made from the results
 	@mkdir -p benchmarks/results
 	@for area in benchmarks/[a-z]*.py; do \
-	  name=$$(basename $$area .py); case $$name in kit|servers) continue ;; esac; echo "== $$name"; \
+	  name=$$(basename $$area .py); case $$name in kit|servers|openloop) continue ;; esac; echo "== $$name"; \
 	  $(BIN)/python $$area --json | tee benchmarks/results/$$name.jsonl || exit 1; \
 	done
 	$(BIN)/python docs/hooks/benchmarks.py benchmarks/results/*.jsonl

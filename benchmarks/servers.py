@@ -61,14 +61,14 @@ def free_port() -> int:
 
 
 @contextmanager
-def started(command: list[str], port: int, log: Path, **environment: str) -> Iterator[None]:
-    """Run a server until the block ends; wait until it listens."""
+def started(command: list[str], port: int, log: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a server until the block ends; wait until it listens. Gives its process."""
     env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     with log.open("wb") as out:
         process = subprocess.Popen(command, env={**env, "OMP_NUM_THREADS": "1", **environment}, stdout=out, stderr=out)
     try:
         _wait(process, port, log)
-        yield
+        yield process
     finally:
         process.terminate()
         try:
