@@ -90,7 +90,6 @@ def prepare(
     names = list(dict.fromkeys(policies))
     clock = ReplayClock(0)
     main = opened.enter_context(closing(Platform.open(project, [*overrides, f"retraining={names[0]}"], clock=clock, home=home)))
-    main.lanes = len(names)
     asked = main.definitions.service(service)
     _refuse_mixing(main, asked)
     stages.learn_from_sources(main.loop)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,12 +10,11 @@ import numpy.typing as npt
 
 from tidemill.adapters.function import kept
 from tidemill.adapters.function.calls import Matrix, caller
-from tidemill.core.errors import InvalidError
-from tidemill.core.policy import ModelPolicy
-from tidemill.training import policy, provenance
+from tidemill.training import provenance
+from tidemill.training.aside import Aside
 from tidemill.training.ports import Model, Packed, TrainingSet
 
-_CALLERS: dict[tuple[bytes, ModelPolicy], Callable[[Matrix], Matrix]] = {}
+_ASIDE = Aside(lambda model, allowed: caller(model.native, model.features, model.categories, allowed))
 
 
 def function_model(
@@ -47,15 +46,7 @@ class FunctionFlavor:
 
     def score(self, model: Model, x: Matrix) -> npt.NDArray[np.float64]:
         """See `Flavor.score`: called as it is when served. Raises `RefusedError`, `InvalidError` with the function's own words."""
-        allowed = policy()
-        key = (model.native, allowed)
-        if key not in _CALLERS:
-            _CALLERS.clear()  # one process at a time is enough while training
-            _CALLERS[key] = caller(model.native, model.features, model.categories, allowed)
-        try:
-            return _CALLERS[key](np.asarray(x, dtype=np.float64))
-        except RuntimeError as error:
-            raise InvalidError(str(error)) from error
+        return _ASIDE.score(model, x)
 
     def pack(self, model: Model, example: Matrix) -> Packed:
         """See `Flavor.pack`."""

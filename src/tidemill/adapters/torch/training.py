@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,11 @@ import torch
 from tidemill.adapters.torch import archive
 from tidemill.adapters.torch.calls import caller
 from tidemill.core.errors import InvalidError
-from tidemill.core.policy import ModelPolicy
-from tidemill.training import policy, provenance
+from tidemill.training import provenance
+from tidemill.training.aside import Aside
 from tidemill.training.ports import Matrix, Model, Packed, TrainingSet
 
-_CALLERS: dict[tuple[bytes, ModelPolicy], Callable[[Matrix], Matrix]] = {}
+_ASIDE = Aside(lambda model, allowed: caller(model.native, allowed))
 _OF_THIS_MACHINE = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node")
 
 
@@ -86,14 +86,7 @@ class TorchFlavor:
 
     def score(self, model: Model, x: Matrix) -> npt.NDArray[np.float64]:
         """See `Flavor.score`. Raises `InvalidError` with PyTorch's own words."""
-        key = (model.native, policy())
-        if key not in _CALLERS:
-            _CALLERS.clear()  # one process at a time is enough while training
-            _CALLERS[key] = caller(*key)
-        try:
-            return _CALLERS[key](np.asarray(x, dtype=np.float64))
-        except RuntimeError as error:
-            raise InvalidError(str(error)) from error
+        return _ASIDE.score(model, x)
 
     def pack(self, model: Model, example: Matrix) -> Packed:
         """See `Flavor.pack`."""

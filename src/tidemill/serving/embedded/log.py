@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -42,6 +42,7 @@ _PIECE = 20_000
 """Predictions that are taken from the journal in one transaction."""
 _Row = tuple[Any, ...]
 _Route = tuple[Visit, ...]
+_Value = TypeVar("_Value", tuple[str, ...], _Route)
 
 
 class _Group:
@@ -136,7 +137,8 @@ class SqlitePredictionLog(Claims):
 
     def _insert(self, rows: list[_Row]) -> None:
         """Many rows to a statement: Python's sqlite3 gives up the interpreter lock once a statement."""
-        ids, routes = self._columns({row[7] for row in rows}), self._routes({row[12] for row in rows})
+        ids = self._numbered("columns", "names", {row[7] for row in rows}, self._column_ids)
+        routes = self._numbered("route", "stations", {row[12] for row in rows}, self._route_ids)
         for start, size in _pieces(len(rows)):
             values = [value for row in rows[start : start + size] for value in (*row[:7], ids[row[7]], *row[8:12], routes[row[12]])]
             self._writer.execute(f"INSERT OR IGNORE INTO prediction ({_FIELDS}) VALUES {','.join([_ONE] * size)}", values)
@@ -180,20 +182,13 @@ class SqlitePredictionLog(Claims):
             segment.unlink()
             self._writer.execute("DELETE FROM taken WHERE segment = ?", (segment.name,))
 
-    def _columns(self, wanted: set[tuple[str, ...]]) -> dict[tuple[str, ...], int]:
-        ids = {names: self._column_ids[names] for names in wanted if names in self._column_ids}
-        for names in wanted - ids.keys():
-            text = msgspec.json.encode(names).decode()
-            self._writer.execute("INSERT OR IGNORE INTO columns (names) VALUES (?)", (text,))
-            ids[names] = self._writer.execute("SELECT id FROM columns WHERE names = ?", (text,)).fetchone()[0]
-        return ids
-
-    def _routes(self, wanted: set[_Route]) -> dict[_Route, int]:
-        ids = {route: self._route_ids[route] for route in wanted if route in self._route_ids}
-        for route in wanted - ids.keys():
-            text = msgspec.json.encode(route).decode()
-            self._writer.execute("INSERT OR IGNORE INTO route (stations) VALUES (?)", (text,))
-            ids[route] = self._writer.execute("SELECT id FROM route WHERE stations = ?", (text,)).fetchone()[0]
+    def _numbered(self, table: str, column: str, wanted: set[_Value], known: Mapping[_Value, int]) -> dict[_Value, int]:
+        """The numbers of values that are kept once, in a table of their own; `known` are those that were asked for before."""
+        ids = {value: known[value] for value in wanted if value in known}
+        for value in wanted - ids.keys():
+            text = msgspec.json.encode(value).decode()
+            self._writer.execute(f"INSERT OR IGNORE INTO {table} ({column}) VALUES (?)", (text,))
+            ids[value] = self._writer.execute(f"SELECT id FROM {table} WHERE {column} = ?", (text,)).fetchone()[0]
         return ids
 
     def _undo(self) -> None:
