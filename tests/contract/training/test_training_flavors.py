@@ -120,7 +120,9 @@ class TestTorch(FlavorContract):
         def fit(rows: TrainingSet) -> Model:
             from tidemill.adapters.torch.training import torch_model
 
-            class Net(torch.nn.Module):
+            module: Any = torch.nn.Module
+
+            class Net(module):  # type: ignore[misc]
                 def __init__(self) -> None:
                     super().__init__()
                     self.inner = torch.nn.Linear(len(rows.features), 1)

@@ -170,7 +170,7 @@ def test_causes_have_words(cause: dict[str, object] | None, said: str) -> None:
 
 
 def _node(name: str, kind: str, depth: int, when: str = "", **more: object) -> dict[str, object]:
-    empty = {"model": "", "wanted": "", "version": None, "how": "", "problem": "", "beside": []}
+    empty: dict[str, object] = {"model": "", "wanted": "", "version": None, "how": "", "problem": "", "beside": []}
     return {"node": name, "kind": kind, "depth": depth, "when": when, **empty, **more}
 
 

@@ -135,7 +135,9 @@ class TestWithPyTorch:
         torch = self.torch
         torch.manual_seed(7)
 
-        class Net(torch.nn.Module):  # type: ignore[misc]
+        module: Any = torch.nn.Module
+
+        class Net(module):  # type: ignore[misc]
             def __init__(self) -> None:
                 super().__init__()
                 self.inner = torch.nn.Sequential(

@@ -27,6 +27,7 @@ def service(graph: Any, **changes: Any) -> Service:
     return replace(LATE, graph=graph, **changes)
 
 
+NUMBER: Any = 3
 HOURLY = replace(LATE, name="by-hour", features=["hour"], label=replace(LATE.label, name="hourly"))
 
 
@@ -87,7 +88,7 @@ def two(x: str, y: str, **how: Any) -> Any:
         (lambda: tm.switch("carrier", {"UA": clean}), "does not say who answers what no case names; add otherwise="),
         (lambda: tm.switch("carrier", {None: clean}, otherwise=louder), "a case is a text, a number or a boolean, not None"),
         (lambda: tm.switch("carrier", [clean]), "cases are nodes by value"),
-        (lambda: tm.switch(3, {True: clean, False: louder}), "by= is a column or a function of columns, not 3"),
+        (lambda: tm.switch(NUMBER, {True: clean, False: louder}), "by= is a column or a function of columns, not 3"),
         (lambda: service(tm.function(clean, gives=("a", "b"))), "ends with 'clean', which gives a, b; an answer is one column"),
         (lambda: service(tm.ensemble(tm.function(clean, gives=("a", "b")), louder)), "'clean' in 'ensemble' of 'late' gives a, b"),
         (lambda: tm.model("a", version=1, alias="champion"), "has a version and an alias; give one of them"),

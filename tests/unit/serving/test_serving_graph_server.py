@@ -36,7 +36,7 @@ def test_every_protocol_answers_by_the_graph(stack: GraphStack) -> None:
             got = (await local.infer(body(LOOKUP, id="a"))).json()
             assert (got["outputs"][0]["data"], got["model_version"], got["parameters"]["role"]) == ([expected], "0", "live")
             mlflow = await local.ask(
-                "POST", "/invocations", json.dumps({"instances": [FULL]}).encode(), **{"content-type": "application/json"}
+                "POST", "/invocations", json.dumps({"instances": [FULL]}).encode(), 1, **{"content-type": "application/json"}
             )
             assert mlflow.json()["predictions"] == [expected]
             rows = json.dumps({"instances": [LOOKUP, LOOKUP]}).encode()
