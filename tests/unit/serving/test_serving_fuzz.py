@@ -3,40 +3,19 @@
 `TIDEMILL_FUZZ=20000` is for nights; by default it is short.
 """
 
-import asyncio
 import json
 import os
-import struct
 from collections.abc import Iterator
 from typing import Any
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, given, settings
-from tests.support.serving_kit import FULL, LOOKUP, Local, Reply, Stack, body
-
-from tidemill.adapters.grpc.messages import message
-from tidemill.adapters.grpc.service import InferenceService, status_of
+from tests.support.protocol_requests import GOOD, RAW, VALID, Asker, check
+from tests.support.serving_kit import FULL, Stack
 
 EXAMPLES = int(os.environ.get("TIDEMILL_FUZZ", "150"))
 fuzzed = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-ROW = list(FULL.values())
-SPLIT = {"columns": list(FULL), "data": [ROW]}
-VALID: dict[str, list[Any]] = {
-    "/v2/models/late/infer": [json.loads(body(FULL)), json.loads(body(LOOKUP, 2, id="a"))],
-    "/v2/models/late/versions/1/infer": [json.loads(body(FULL, outputs=[{"name": "score", "parameters": {"binary_data": True}}]))],
-    "/v2/repository/index": [{"ready": True}],
-    "/invocations": [{"dataframe_split": SPLIT}, {"dataframe_records": [FULL]}, {"instances": [ROW], "params": {}}, {"inputs": LOOKUP}],
-    "/v1/models/late:predict": [{"instances": [FULL]}, {"inputs": {n: [v] for n, v in FULL.items()}, "signature_name": "serving_default"}],
-    "/v1/models/late/labels/live:classify": [{"examples": [FULL], "context": {"hour": 1}}],
-    "/api/v1.0/predictions": [
-        {"meta": {"puid": "p"}, "data": {"names": list(FULL), "ndarray": [ROW]}},
-        {"data": {"tensor": {"shape": [1, 5], "values": [1, 2, 3, 4, 5]}}},
-        {"jsonData": LOOKUP},
-    ],
-    "/api/v1.0/feedback": [{"response": {"meta": {"puid": "p"}}, "truth": {"data": {"ndarray": [[1]]}}, "reward": 0}],
-}
-SHAPES = {"/v2": ["error"], "/inv": ["error_code", "message"], "/v1": ["error"], "/api": ["status"]}
 KINDS = ["application/json", "text/csv", "application/jsonlines", "text/csv; header=present", "application/octet-stream", "x", ""]
 scalars = (
     st.none()
@@ -82,23 +61,6 @@ def scrambled(sent: bytes, places: list[tuple[int, bytes]]) -> bytes:
     return sent
 
 
-class Asker:
-    """A server in this thread's event loop, asked by tests that are no coroutines."""
-
-    def __init__(self, stack: Stack) -> None:
-        self.runner = asyncio.Runner()
-        self.local = Local(stack, feedback=lambda _service, values, _who: len(values))
-        self.runner.run(self.local.__aenter__())
-        self.service = InferenceService(self.local.app)
-
-    def ask(self, method: str, path: str, sent: bytes, **headers: str) -> Reply:
-        return self.runner.run(self.local.ask(method, path, sent, 1, **headers))
-
-    def close(self) -> None:
-        self.runner.run(self.local.__aexit__())
-        self.runner.close()
-
-
 @pytest.fixture(scope="module")
 def asker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asker]:
     stack = Stack(tmp_path_factory.mktemp("fuzz"))
@@ -107,14 +69,6 @@ def asker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asker]:
     made = Asker(stack)
     yield made
     made.close()
-
-
-def check(path: str, reply: Reply) -> None:
-    assert 200 <= reply.status < 500, (path, reply.status, reply.answer)
-    if reply.status >= 400 and reply.status not in (406, 415):
-        told = json.loads(reply.answer)
-        assert list(told) == next((shape for start, shape in SHAPES.items() if path.startswith(start)), ["error"]), (path, told)
-        assert "Traceback" not in reply.answer.decode()
 
 
 @given(data=st.data())
@@ -209,18 +163,6 @@ def test_paths(asker: Asker, method: str, parts: list[str]) -> None:
     assert 200 <= reply.status < 500, (method, path, reply.answer)
 
 
-GOOD = message("ModelInferRequest")(
-    model_name="late",
-    id="g",
-    inputs=[message("InferInputTensor")(name="x", datatype="FP64", shape=[1, 5], contents={"fp64_contents": [1, 2, 3, 4, 5]})],
-).SerializeToString()
-RAW = message("ModelInferRequest")(
-    model_name="late",
-    inputs=[message("InferInputTensor")(name="x", datatype="FP32", shape=[1, 5])],
-    raw_input_contents=[struct.pack("<5f", *range(5))],
-).SerializeToString()
-
-
 @given(
     method=st.sampled_from(["ModelInfer", "ModelReady", "ModelMetadata", "RepositoryIndex", "RepositoryModelLoad", "ServerMetadata"]),
     sent=st.sampled_from([GOOD, RAW]),
@@ -228,16 +170,5 @@ RAW = message("ModelInferRequest")(
 )
 @fuzzed
 def test_grpc_messages(asker: Asker, method: str, sent: bytes, places: list[tuple[int, bytes]]) -> None:
-    async def ask() -> None:
-        given_bytes = scrambled(sent, places)
-        if method == "ModelInfer":
-            infer = asker.service.infer(given_bytes, "", None)
-            infer.finish(await asyncio.wait({infer.future}) and infer.future)
-        else:
-            await asker.service.methods[method](given_bytes, "", None)
-
-    try:
-        asker.runner.run(ask())
-    except Exception as error:
-        code, reason = status_of(error)
-        assert code not in (13, 14), reason
+    code, reason = asker.ask_grpc(method, scrambled(sent, places))
+    assert code not in (13, 14), reason
