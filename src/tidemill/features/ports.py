@@ -1,6 +1,6 @@
 """Feature values: offline for many rows at their own times, online for one request now. Both must be equal."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -98,6 +98,30 @@ class OnlineStore(Protocol):
 
     def clear(self, view: str) -> None:
         """Forget all keys and the cursor of a view."""
+        ...
+
+
+class States(NamedTuple):
+    """States of keys of one view, as columns of one length: keys, bodies, and the microsecond (by the writer's clock) from which on each matters no more."""
+
+    keys: Sequence[str]
+    bodies: Sequence[bytes]
+    expires_us: Sequence[int]
+
+
+@runtime_checkable
+class BulkStore(OnlineStore, Protocol):
+    """An `OnlineStore` that can also take the states of a whole view at once, at less cost than by `write`.
+
+    Guarantees, each checked by `tidemill.testing.features.BulkStoreContract`:
+        filling: `fill` leaves what a `write` of each batch would have left; a crash leaves whole batches.
+    """
+
+    def fill(self, view: str, batches: Iterable[States]) -> None:
+        """Replace the states of many keys of a view, each batch in a transaction of its own; quickest when keys rise, also from batch to batch.
+
+        Raises what `write` raises, and what `batches` raises; the batches before are written.
+        """
         ...
 
 

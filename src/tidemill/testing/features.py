@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import count as count_from
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tidemill.core.aggregates import count
 from tidemill.core.definitions import FeatureView
 from tidemill.core.errors import InvalidError
-from tidemill.features.ports import AT, MAX_STATE_BYTES, OfflineStore, OnlineStore
+from tidemill.features.ports import AT, MAX_STATE_BYTES, BulkStore, OfflineStore, OnlineStore, States
 from tidemill.testing.contract import Contract, keeps
 from tidemill.testing.kills import Report, until_killed
 from tidemill.testing.reference import KEYED, MINUTE, PLACE, UTC_US, VIEWS, Rows, reference, same, scans
@@ -307,7 +307,81 @@ class OnlineStoreContract(Contract):
             assert open_store().read([("v", "29")]) == [None]
 
 
+class BulkStoreContract(OnlineStoreContract):
+    """Supply an `open_store` fixture as for an `OnlineStore`."""
+
+    @keeps("filling")
+    def test_a_fill_is_as_good_as_writing(self, open_store: Callable[[], BulkStore]) -> None:
+        """Whatever was there before, in whatever order keys come, and as to when they are forgotten."""
+        keys, sizes = st.sampled_from(_KEYS), st.sampled_from([0, 1, 40_000])
+        batches = st.lists(st.dictionaries(keys, st.tuples(sizes, st.integers(1, 9)), max_size=4), max_size=4)
+
+        @settings(max_examples=EXAMPLES // 2, deadline=None, suppress_health_check=list(HealthCheck))
+        @given(batches, batches, st.integers(0, 9))
+        def check(before: list[dict[str, tuple[int, int]]], after: list[dict[str, tuple[int, int]]], now: int) -> None:
+            store, written, filled = open_store(), uuid4().hex, uuid4().hex
+            for batch in before:
+                for view in (written, filled):
+                    _write(store, view, batch, b"old")
+            for batch in after:
+                _write(store, written, batch, b"new")
+            store.fill(filled, (_columns(batch, b"new") for batch in after))
+            for _ in range(2):
+                one, other = (open_store().read([(view, key) for key in (*_KEYS, "none")]) for view in (written, filled))
+                assert one == other
+                store.sweep(now)
+            assert store.lost() == []
+            store.clear(written)
+            store.clear(filled)
+
+        check()
+
+    @keeps("filling")
+    def test_a_fill_that_fails_keeps_the_batches_before(self, open_store: Callable[[], BulkStore]) -> None:
+        """And what they are due at."""
+
+        def batches() -> Iterator[States]:
+            yield States(["a", "b"], [b"1", b"2"], [5, 7])
+            raise KeyboardInterrupt
+
+        store = open_store()
+        with pytest.raises(KeyboardInterrupt):
+            store.fill("v", batches())
+        store.fill("w", [States(["a"], [b"3"], [5])])
+        assert open_store().read([("v", "a"), ("v", "b"), ("w", "a")]) == [b"1", b"2", b"3"]
+        assert store.sweep(5) == 2
+        assert store.read([("v", "a"), ("v", "b"), ("w", "a")]) == [None, b"2", None]
+
+    @keeps("filling")
+    def test_a_killed_fill_leaves_whole_batches(self, open_store: Callable[[], BulkStore]) -> None:
+        """Each as it was after some fill, the first one as new as the second or one newer."""
+        told = until_killed(_fill_for_ever, open_store)
+        found = [open_store().read([("v", str(key)) for key in keys]) for keys in _HALVES]
+        first, second = (int(body or -1) for body in (found[0][0], found[1][0]))
+        assert [set(bodies) for bodies in found] == [{b"%d" % first}, {b"%d" % second}]
+        assert second in (told[-1], told[-1] + 1)
+        assert first in (second, second + 1)
+        assert open_store().sweep(10) == _MANY
+
+
+_KEYS = ["", "a", "b", 'ü\x00"', "b" * 300]
 _MANY = 4000
+_HALVES = range(_MANY // 2), range(_MANY // 2, _MANY)
+
+
+def _columns(batch: Mapping[str, tuple[int, int]], of: bytes) -> States:
+    return States(list(batch), [of * size for size, _ in batch.values()], [due for _, due in batch.values()])
+
+
+def _write(store: OnlineStore, view: str, batch: Mapping[str, tuple[int, int]], of: bytes) -> None:
+    bodies = {(view, key): of * size for key, (size, _) in batch.items()}
+    store.write(bodies, {}, {(view, key): due for key, (_, due) in batch.items()})
+
+
+def _fill_for_ever(store: BulkStore, report: Report) -> None:
+    for turn in count_from(0):
+        store.fill("v", (States(list(map(str, keys)), [b"%d" % turn] * len(keys), [10] * len(keys)) for keys in _HALVES))
+        report(turn)
 
 
 def _write_for_ever(store: OnlineStore, report: Report) -> None:

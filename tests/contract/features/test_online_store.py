@@ -7,15 +7,15 @@ import pytest
 
 from tidemill.core.definitions import Definitions
 from tidemill.features.embedded import SqliteOnlineStore, ViewProcessor
-from tidemill.features.ports import BulkProcessor, OnlineStore
-from tidemill.testing.features import OnlineStoreContract
+from tidemill.features.ports import BulkProcessor, BulkStore
+from tidemill.testing.features import BulkStoreContract
 from tidemill.testing.processors import BulkProcessorContract, StreamProcessorContract
 from tidemill.testing.reference import DEFINITIONS
 
 
-class TestSqliteOnlineStore(OnlineStoreContract):
+class TestSqliteOnlineStore(BulkStoreContract):
     @pytest.fixture
-    def open_store(self, tmp_path: Path) -> Callable[[], OnlineStore]:
+    def open_store(self, tmp_path: Path) -> Callable[[], BulkStore]:
         return partial(SqliteOnlineStore, tmp_path / "online.db")
 
 

@@ -1,6 +1,6 @@
 """What came in bulk is remembered by its hashes; its values are found again in the table."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,6 +11,7 @@ from tests.unit.features.test_processor import ALIVE, BOTH, BUSY, MINUTE, pings,
 from tidemill.core.errors import InvalidError
 from tidemill.core.meaning import view_digest
 from tidemill.features.embedded import OnlineReader, SqliteOnlineStore, ViewProcessor, lookup_in
+from tidemill.features.ports import States
 from tidemill.versioning.ports import Scan
 
 TRIPS, PINGS = view_digest(BUSY), view_digest(ALIVE)
@@ -78,14 +79,10 @@ def test_compacted_files_are_as_good(tmp_path: Path) -> None:
 
 
 class _Dying(SqliteOnlineStore):
-    """Dies at the first write of a key's state."""
+    """Dies when it is to take the states of keys."""
 
-    def write(
-        self, states: Mapping[tuple[str, str], bytes], cursors: Mapping[str, str], expires_us: Mapping[tuple[str, str], int] | None = None
-    ) -> None:
-        if any(key.startswith("[") for _, key in states):
-            raise KeyboardInterrupt
-        super().write(states, cursors, expires_us)
+    def fill(self, view: str, batches: Iterable[States]) -> None:
+        raise KeyboardInterrupt
 
 
 def test_a_load_that_was_killed_leaves_a_version_that_is_begun_again(tmp_path: Path) -> None:

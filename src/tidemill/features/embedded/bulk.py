@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from tidemill.core.definitions import Table
@@ -15,15 +14,15 @@ from tidemill.features.embedded import decode, grouped
 from tidemill.features.embedded.decode import Batch
 from tidemill.features.embedded.hashing import Bools
 from tidemill.features.embedded.memory import REWIND_US
-from tidemill.features.embedded.plans import key_text
+from tidemill.features.embedded.packed import one_row_states
+from tidemill.features.embedded.plans import key_texts
 from tidemill.features.embedded.source import Int64
 from tidemill.features.embedded.tiles import FOREVER, State, ViewPlan, pack
+from tidemill.features.ports import States
 from tidemill.versioning.ports import Scan
 
 KEYS = 100_000
 """States that are made, and written, together."""
-Made = tuple[dict[tuple[str, str], bytes], dict[tuple[str, str], int]]
-"""Packed states, and when each matters no more."""
 
 
 def decoded(table: Table, plans: Sequence[ViewPlan], scan: Scan) -> Batch:
@@ -45,48 +44,49 @@ def decoded(table: Table, plans: Sequence[ViewPlan], scan: Scan) -> Batch:
     return Batch(event, known, identity, digest, columns, columns, np.arange(columns.num_rows))
 
 
-def states(plan: ViewPlan, batch: Batch, number: Int64, end: Int64, at_us: int) -> Iterator[Made]:
-    """Packed states at `at_us`, some keys at a time."""
-    code, keys = decode.keys(plan, batch.columns)
+def states(plan: ViewPlan, batch: Batch, number: Int64, end: Int64, at_us: int) -> Iterator[States]:
+    """Packed states at `at_us`, some keys at a time, in the order of their texts."""
+    code, texts = _coded(plan, batch)
     visible = np.maximum(batch.event, batch.known)
     counts = (code >= 0) & (end > visible) & (end > at_us) & (batch.event > at_us - plan.retention)
     now = counts & (visible <= at_us) & (end == FOREVER)
     later = counts & ~now
-    slow = np.zeros(len(keys) + 1, dtype=bool)  # the last one stands for rows without a key, whose code is -1
+    slow = np.zeros(len(texts) + 1, dtype=bool)  # the last one stands for rows without a key, whose code is -1
     slow[code[later]] = True
     if plan.windows:
         slow[:-1] = True
     else:
-        yield from _newest(plan, batch, number, code, keys, now & ~slow[code], at_us)
-    yield from _all(plan, batch, (number, end, visible), code, keys, slow, counts & slow[code], at_us)
+        yield from _newest(plan, batch, number, code, texts, now & ~slow[code], at_us)
+    yield from _all(plan, batch, (number, end, visible), code, texts.to_pylist(), slow, counts & slow[code], at_us)
 
 
-def _newest(plan: ViewPlan, batch: Batch, number: Int64, code: Int64, keys: Sequence[Any], now: Bools, at_us: int) -> Iterator[Made]:
+def _coded(plan: ViewPlan, batch: Batch) -> tuple[Int64, pa.Array]:
+    """A code for each row, -1 without a key; and the texts of the keys by code, which rise."""
+    code, keys = decode.coded(plan, batch.columns)
+    texts = key_texts(keys)
+    order = pc.sort_indices(texts)
+    rank = np.full(len(texts) + 1, -1)
+    rank[order.to_numpy()] = np.arange(len(texts))
+    return rank[code], texts.take(order)
+
+
+def _newest(plan: ViewPlan, batch: Batch, number: Int64, code: Int64, texts: pa.Array, now: Bools, at_us: int) -> Iterator[States]:
     """States of keys that need their newest row only."""
     rows = np.flatnonzero(now & (batch.event >= at_us - plan.ttl))
     mine = code[rows]
-    best = np.full(len(keys), np.iinfo(np.int64).min)
+    best = np.full(len(texts), np.iinfo(np.int64).min)
     np.maximum.at(best, mine, batch.event[rows])
-    many = np.bincount(mine, minlength=len(keys)) > 1
+    many = np.bincount(mine, minlength=len(texts)) > 1
     rows = rows[batch.event[rows] == best[mine]]
     rows = rows[np.lexsort((number[rows], batch.known[rows], code[rows]))]
     last = np.ones(len(rows), dtype=bool)
     last[:-1] = code[rows][1:] != code[rows][:-1]
     rows = rows[last]
-    encode, view = msgspec.msgpack.Encoder().encode, plan.view.name
     for first in range(0, len(rows), KEYS):
         some = rows[first : first + KEYS]
-        made = decode.values(plan, batch.columns.take(pa.array(some)))
-        given = (a[some].tolist() for a in (batch.event, batch.known, number, many[code] & (plan.kept > 1)))
-        due = (batch.event[some] + plan.ttl + 1 + REWIND_US).tolist()
-        texts = [(view, key_text(keys[i])) for i in code[some].tolist()]
-        yield (
-            {
-                text: encode((at_us, (), (), ((event, known, n, row),), cut))
-                for text, event, known, n, cut, row in zip(texts, *given, made, strict=True)
-            },
-            dict(zip(texts, due, strict=True)),
-        )
+        row = batch.event[some], batch.known[some], number[some]
+        bodies = one_row_states(plan, batch.columns.take(pa.array(some)), row, many[code[some]] & (plan.kept > 1), at_us)
+        yield States(texts.take(pa.array(code[some])).to_pylist(), bodies, (row[0] + plan.ttl + 1 + REWIND_US).tolist())
 
 
 def _all(
@@ -94,11 +94,11 @@ def _all(
     batch: Batch,
     numbers: tuple[Int64, Int64, Int64],
     code: Int64,
-    keys: Sequence[Any],
+    texts: Sequence[str],
     wanted: Bools,
     counts: Bools,
     at_us: int,
-) -> Iterator[Made]:
+) -> Iterator[States]:
     """States of the wanted keys, whatever they are made of."""
     number, end, visible = numbers
     place = np.flatnonzero(counts)
@@ -108,7 +108,7 @@ def _all(
         some = owned[first : first + KEYS]
         low, high = np.searchsorted(code[place], [some[0], some[-1] + 1])
         rows = place[low:high]
-        made: list[State | None] = [None] * len(keys)
+        made: list[State | None] = [None] * len(texts)
         for i in np.unique(code[rows]).tolist():
             made[i] = state = plan.new()
             plan.advance(state, at_us)
@@ -123,5 +123,5 @@ def _all(
             given_state = made[i]
             assert given_state is not None
             plan.add(given_state, (event, known, n, row), seen, until)
-        done = [((plan.view.name, key_text(keys[i])), state) for i, state in enumerate(made) if state is not None]
-        yield {text: pack(state) for text, state in done}, {text: plan.horizon(state) + REWIND_US for text, state in done}
+        done = [(texts[i], state) for i, state in enumerate(made) if state is not None]
+        yield States([text for text, _ in done], [pack(s) for _, s in done], [plan.horizon(s) + REWIND_US for _, s in done])

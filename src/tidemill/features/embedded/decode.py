@@ -112,13 +112,19 @@ def columns(plans: Sequence[ViewPlan], source: pa.Table) -> pa.Table:
 
 def keys(plan: ViewPlan, rows: pa.Table) -> tuple[Int64, list[Any]]:
     """A code for each row and the key that it stands for (one value, or a tuple of several); -1 where a part of it is null."""
+    code, found = coded(plan, rows)
+    return code, found.to_pylist() if isinstance(found, pa.Array) else found
+
+
+def coded(plan: ViewPlan, rows: pa.Table) -> tuple[Int64, pa.Array | list[Any]]:
+    """The same, keys of one part as an array."""
     if len(plan.keys) == 1:
-        coded = rows[f"v_{plan.keys[0]}"].combine_chunks().dictionary_encode()
-        code = np.asarray(pc.fill_null(coded.indices, -1).to_numpy(zero_copy_only=False), dtype=np.int64)
-        found: list[Any] = coded.dictionary.to_pylist()
-        absent = [i for i, key in enumerate(found) if key is None or key != key]
-        if absent:
-            code[np.isin(code, absent)] = -1
+        column = rows[f"v_{plan.keys[0]}"].combine_chunks().dictionary_encode()
+        code = np.asarray(pc.fill_null(column.indices, -1).to_numpy(zero_copy_only=False), dtype=np.int64)
+        found = column.dictionary
+        absent = pc.is_null(found, nan_is_null=True)
+        if pc.any(absent).as_py():
+            code[np.isin(code, np.flatnonzero(absent))] = -1
         return code, found
     parts = [rows[f"v_{k}"] for k in plan.keys]
     words, missing = combined(parts, rows.num_rows)
@@ -154,16 +160,22 @@ def field_values(rows: pa.Table, field: Field) -> list[Any]:
     """One field of each row, None where it has no value. A value of `latest` with a condition is a list of one, since it may be null."""
     if field.form in ("number", "present"):
         return [None if v != v else v for v in measure(rows, field).tolist()]
-    found = rows[f"v_{field.column}"]
-    if pt.is_floating(found.type):
-        right = pc.is_finite(found) if field.form == "value" else pc.invert(pc.is_nan(found))
-        found = pc.if_else(right, found, pa.scalar(None, found.type))
+    found = shown(rows, field)
     if not field.where:
         return found.to_pylist()  # type: ignore[no-any-return]
     held = zip(found.to_pylist(), rows[f"w|{field.where}"].to_pylist(), strict=True)
     if field.form == "newest":
         return [[value] if holds else None for value, holds in held]
     return [value if holds else None for value, holds in held]
+
+
+def shown(rows: pa.Table, field: Field) -> pa.ChunkedArray:
+    """A field that is a value as features have it, whatever its condition; null where there is none."""
+    found = rows[f"v_{field.column}"]
+    if not pt.is_floating(found.type):
+        return found
+    right = pc.is_finite(found) if field.form == "value" else pc.invert(pc.is_nan(found))
+    return pc.if_else(right, found, pa.scalar(None, found.type))
 
 
 def measure(rows: pa.Table, field: Field) -> Float64:

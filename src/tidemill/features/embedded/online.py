@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
+from itertools import repeat
 from pathlib import Path
 
 from tidemill.core.errors import InvalidError
-from tidemill.features.ports import MAX_STATE_BYTES
+from tidemill.features.ports import MAX_STATE_BYTES, States
 
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS state (view TEXT, key TEXT, body BLOB NOT NULL, expires_us INTEGER, PRIMARY KEY (view, key)) WITHOUT ROWID",
@@ -70,6 +71,33 @@ class SqliteOnlineStore:
             for table, some in rows.items():
                 self._db.executemany(_PUT.format(table), some)
             self._db.executemany(_PUT_CURSOR, list(cursors.items()))
+
+    def fill(self, view: str, batches: Iterable[States]) -> None:
+        """As of `BulkStore`. Where most states are new, the index by due time is made once at the end: a crash leaves that to who opens next."""
+        unsorted = False
+        try:
+            for batch in batches:
+                if max(map(len, batch.bodies), default=0) > _LARGE_BYTES:
+                    places = [(view, key) for key in batch.keys]
+                    self.write(dict(zip(places, batch.bodies, strict=True)), {}, dict(zip(places, batch.expires_us, strict=True)))
+                    continue
+                with self._lock, self._transaction():
+                    if not unsorted and self._has_at_most(len(batch.keys)):
+                        self._db.execute("DROP INDEX IF EXISTS state_due")
+                        unsorted = True
+                    self._put_small(view, batch)
+        finally:
+            if unsorted:
+                with self._lock, self._transaction():
+                    self._db.execute(_DUE)
+
+    def _has_at_most(self, states: int) -> bool:
+        return self._db.execute("SELECT 1 FROM state LIMIT 1 OFFSET ?", (states,)).fetchone() is None
+
+    def _put_small(self, view: str, batch: States) -> None:
+        large = {key for (key,) in self._db.execute("SELECT key FROM large WHERE view = ?", (view,))}
+        self._forget("large", [(view, key) for key in large.intersection(batch.keys)])
+        self._db.executemany(_PUT.format("state"), zip(repeat(view), batch.keys, batch.bodies, batch.expires_us, strict=False))
 
     def _forget(self, table: str, keys: Sequence[tuple[str, str]]) -> None:
         self._db.executemany(f"DELETE FROM {table} WHERE view = ? AND key = ?", keys)

@@ -8,13 +8,13 @@ state, the sentinel, says whether the version may be read: who finds no state of
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tidemill.core.definitions import Definitions, FeatureView
 from tidemill.core.digests import PREFIX
 from tidemill.core.meaning import view_body, view_digest, view_from
-from tidemill.features.ports import OnlineStore, Status
+from tidemill.features.ports import BulkStore, OnlineStore, States, Status
 
 _DEAD = b""
 """Body of the sentinel of a version that may not be read; of others it is the writer's clock."""
@@ -106,6 +106,16 @@ class Scoped:
         bodies.update(also)
         due = {(full[view], key): at for (view, key), at in (expires_us or {}).items() if view in full}
         self._online.write(bodies, {prefix + name: text for name, text in cursors.items()} | besides, due)
+
+    def fill(self, view: str, batches: Iterable[States]) -> None:
+        """Write many states under one of the place's names, and nothing beside them."""
+        name = self._prefix + view
+        if isinstance(self._online, BulkStore):
+            self._online.fill(name, batches)
+            return
+        for keys, bodies, due in batches:
+            full = [(name, key) for key in keys]
+            self._online.write(dict(zip(full, bodies, strict=True)), {}, dict(zip(full, due, strict=True)))
 
     def read(self, keys: Sequence[tuple[str, str]]) -> list[bytes | None]:
         """States under the place's names."""

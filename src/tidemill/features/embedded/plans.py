@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.types as pt
 
 from tidemill.core.definitions import Definitions, FeatureView
 from tidemill.core.errors import InvalidError, LostError, not_found
@@ -73,6 +76,15 @@ def key_text(key: Any) -> str:
         return f'["{key}"]'
     parts: Collection[Any] = key if isinstance(key, tuple) else (key,)
     return msgspec.json.encode([int(p) if isinstance(p, float) and p.is_integer() else p for p in parts]).decode()
+
+
+def key_texts(keys: pa.Array | Sequence[Any]) -> pa.Array:
+    """How many keys are spelled; quickest for an array of integers or of plain texts."""
+    if isinstance(keys, pa.Array) and pt.is_int64(keys.type):
+        return pc.binary_join_element_wise("[", keys.cast(pa.string()), "]", "")
+    if isinstance(keys, pa.Array) and pt.is_string(keys.type) and pc.all(pc.ascii_is_alnum(keys)).as_py():
+        return pc.binary_join_element_wise('["', keys, '"]', "")
+    return pa.array([key_text(key) for key in (keys.to_pylist() if isinstance(keys, pa.Array) else keys)], pa.string())
 
 
 def request_key(plan: ViewPlan, request: Mapping[str, Any]) -> Any:

@@ -17,7 +17,7 @@ from tidemill.features.embedded.memory import REWIND_US, TableMemory, Taken, seg
 from tidemill.features.embedded.plans import Plans, key_text, request_key
 from tidemill.features.embedded.published import Lookup
 from tidemill.features.embedded.tiles import FOREVER, NEVER, State, ViewPlan, pack
-from tidemill.features.ports import OnlineStore
+from tidemill.features.ports import BulkStore
 from tidemill.versioning.ports import Scan
 
 _CACHED = 1_000_000
@@ -34,7 +34,7 @@ class TileProcessor:
     again, for corrections of rows that came in bulk.
     """
 
-    def __init__(self, online: OnlineStore, definitions: Definitions, lookup: Lookup | None = None) -> None:
+    def __init__(self, online: BulkStore, definitions: Definitions, lookup: Lookup | None = None) -> None:
         self._online = online
         self._lock = threading.RLock()
         self._clock = NEVER
@@ -109,8 +109,7 @@ class TileProcessor:
             self._online.write({}, {table: memory.unfinished()})
             self._clock = at_us
             for plan in memory.plans:
-                for states, due in bulk.states(plan, batch, number, end, at_us):
-                    self._online.write(states, {}, due)
+                self._online.fill(plan.view.name, bulk.states(plan, batch, number, end, at_us))
             return len(batch)
 
     def _add(self, plan: ViewPlan, taken: Taken) -> None:
