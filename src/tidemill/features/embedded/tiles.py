@@ -302,9 +302,10 @@ class ViewPlan:
                 found = gone
         if state.newest:
             found = max(found, state.newest[-1][0] + self.ttl)
-        for visible, _, _, row in state.ahead:
+        for visible, *_ in reversed(state.ahead):  # in order of time, and no row is visible before its event
             if visible < FOREVER:
-                found = max(found, max(visible, row[0]) + self.retention)
+                found = max(found, visible + self.retention)
+                break
         return found + 1
 
     def read(self, state: State, at: int, into: dict[str, Any]) -> None:

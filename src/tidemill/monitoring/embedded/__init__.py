@@ -8,6 +8,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -117,7 +118,7 @@ def label_rows(label: Label, rows: pa.Table) -> pa.Table:
         f"SELECT CAST({_quoted(label.key)} AS VARCHAR) AS key, CAST(({label.expression}) AS DOUBLE) AS value, "
         f"{at.format(_quoted(table.event_time))} AS event_us, {known} AS known_us FROM given WHERE {_quoted(label.key)} IS NOT NULL"
     )
-    with duckdb.connect(config={"threads": 1}) as db:
+    with _database().cursor() as db:
         db.register("given", _without_zones(rows))
         try:
             found: pa.Table = db.sql(query).to_arrow_table()
@@ -126,6 +127,12 @@ def label_rows(label: Label, rows: pa.Table) -> pa.Table:
     count = found.num_rows
     both = {"label": pa.array([label.name] * count, pa.string()), "writer": pa.array([f"table:{table.name}"] * count, pa.string())}
     return pa.table({name: both[name] if name in both else found.column(name) for name in _COLUMNS})
+
+
+@lru_cache(maxsize=1)
+def _database() -> duckdb.DuckDBPyConnection:
+    """In memory, for expressions; opened once, which takes longer than a day's labels do."""
+    return duckdb.connect(config={"threads": 1})
 
 
 def _without_zones(rows: pa.Table) -> pa.Table:
