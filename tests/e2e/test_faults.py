@@ -146,23 +146,38 @@ def _mortal(function: Callable[..., Any], seen: set[object], *, before: bool) ->
         ),  # a whole tick done, and who went live by it would answer the tick once more
         pytest.param(history, "_in_all", True, marks=pytest.mark.slow),  # published, but no policy knows it yet
         pytest.param(history, "_in_all", False, marks=pytest.mark.slow),  # this policy is through, those of other processes may be
-        pytest.param(loop, "monitor", True, marks=pytest.mark.slow),
-        pytest.param(loop, "monitor", False, marks=pytest.mark.slow),
     ],
 )
 def test_every_tick_killed_at_its_weakest_points(
     undisturbed: Undisturbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: Any, name: str, before: bool
 ) -> None:
-    project, seen = small_project(tmp_path / "kitchen"), set[object]()
+    project = small_project(tmp_path / "kitchen")
+    _killed_at_every_tick(project, POLICIES, monkeypatch, module, name, before=before)
+    assert differences(undisturbed.state, end_state(project)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before", [True, False])
+def test_every_tick_of_a_policy_alone_killed_while_it_monitors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bool) -> None:
+    """Alone, it goes through history in this process."""
+    calm, project = small_project(tmp_path / "calm" / "kitchen"), small_project(tmp_path / "kitchen")
+    replay(calm, from_us=parse_instant(FROM), until_us=parse_instant(TO), policies=POLICIES[:1])
+    _killed_at_every_tick(project, POLICIES[:1], monkeypatch, loop, "monitor", before=before)
+    assert differences(end_state(calm, POLICIES[:1]), end_state(project, POLICIES[:1])) == []
+
+
+def _killed_at_every_tick(
+    project: Path, policies: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, module: Any, name: str, *, before: bool
+) -> None:
+    seen = set[object]()
     monkeypatch.setattr(module, name, _mortal(getattr(module, name), seen, before=before))
     for _ in range(100):
         try:
-            replay(project, from_us=parse_instant(FROM), until_us=parse_instant(TO), policies=POLICIES)
+            replay(project, from_us=parse_instant(FROM), until_us=parse_instant(TO), policies=policies)
         except KilledError:
             continue
         break
     assert len(seen) >= 9
-    assert differences(undisturbed.state, end_state(project)) == []
 
 
 def test_a_trainer_and_a_reconciler_killed_within_a_run_end_the_run_once(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def rows(path: Path, query: str) -> list[dict[str, Any]]:
         return [dict(row) for row in db.execute(query)]
 
 
-def end_state(project: Path) -> dict[str, list[str]]:
+def end_state(project: Path, policies: tuple[str, ...] = POLICIES) -> dict[str, list[str]]:
     """Everything that a replay leaves: each policy's ledger and predictions; labels, tables and online features, which they share.
 
     Every row is there as often as it is stored, so what was done twice is seen. Left out is `MEASURED`, the minutes of compute in the
@@ -115,7 +115,7 @@ def end_state(project: Path) -> dict[str, list[str]]:
     """
     home = project / ".tidemill"
     found: dict[str, list[str]] = {}
-    for policy, own in zip(POLICIES, (home, *(home / "replay" / name for name in POLICIES[1:])), strict=True):
+    for policy, own in zip(policies, (home, *(home / "replay" / name for name in policies[1:])), strict=True):
         for table in rows(own / "ledger.db", "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"):
             name = table["name"]
             found[f"{policy}: {name}"] = sorted(
