@@ -9,6 +9,7 @@
         CorruptError      bytes do not have the digest they were stored under
       UnavailableError    a system behind a port does not answer; trying again is safe
         LostError         a store no longer has what was written to it; it has to be made anew
+        LedgerGoneError   the ledger is moved away, cut off or locked, or its server is down; what runs goes on with what it knows
 
 A message says what, which one, and the next step. No error knows of HTTP: `tidemill.api` and
 `tidemill.serving` map them to status codes.
@@ -52,6 +53,10 @@ class UnavailableError(TidemillError):
 
 class LostError(UnavailableError):
     """A store has lost what was written to it (evicted, flushed, an older copy); making it anew helps."""
+
+
+class LedgerGoneError(UnavailableError):
+    """The ledger does not answer: its file is moved away, cut off or locked, or its server is down. What runs goes on with what it knows."""
 
 
 def not_found(kind: str, name: str, known: Iterable[str]) -> NotFoundError:

@@ -13,7 +13,6 @@ when the log starts over, and the log before a checkpoint.
 
 from __future__ import annotations
 
-import mmap
 import os
 import struct
 import threading
@@ -27,8 +26,8 @@ try:
 except ImportError:  # Windows: SQLite's own waiting has to do, and every durable commit pays its own fsync
     fcntl = None  # type: ignore[assignment]
 
-_COUNTER = struct.Struct("Q")  # native, so that it is read and written in one piece
-_COMMITS, _SYNCED, _SIZE = 0, 8, 16
+_COUNTER = struct.Struct("Q")
+_COMMITS, _SYNCED = 0, 8
 _QUEUES: dict[str, WriteQueue] = {}
 _REGISTRY = threading.Lock()
 _sync: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
@@ -39,7 +38,7 @@ def queue_for(database: Path) -> WriteQueue:
     key = str(database.resolve())
     with _REGISTRY:
         queue = _QUEUES.get(key)
-        if queue is None or queue.pid != os.getpid():
+        if queue is None or queue.pid != os.getpid() or not queue.is_there():
             queue = _QUEUES[key] = WriteQueue(database)
         return queue
 
@@ -55,13 +54,10 @@ class WriteQueue:
         self._wal = Path(f"{database}-wal")
         self._wal_fd = -1
         self._turn_fd = self._sync_fd = -1
+        self._name = Path(f"{database}-queue")
         if fcntl is not None:
-            name = f"{database}-queue"
-            self._turn_fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._turn_fd = os.open(self._name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             self._sync_fd = os.open(f"{database}-sync", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            if os.fstat(self._turn_fd).st_size < _SIZE:
-                os.ftruncate(self._turn_fd, _SIZE)
-            self._counters = mmap.mmap(self._turn_fd, _SIZE)
 
     @property
     def groups(self) -> bool:
@@ -89,7 +85,7 @@ class WriteQueue:
             if self._turn_fd >= 0:
                 if committed:
                     number = self._read(_COMMITS) + 1
-                    _COUNTER.pack_into(self._counters, _COMMITS, number)
+                    self._note(_COMMITS, number)
                 fcntl.flock(self._turn_fd, fcntl.LOCK_UN)
         finally:
             self._owner = 0
@@ -106,13 +102,34 @@ class WriteQueue:
                 if self._read(_SYNCED) < number:
                     upto = self._read(_COMMITS)
                     _sync(self._log())
-                    _COUNTER.pack_into(self._counters, _SYNCED, upto)
+                    self._note(_SYNCED, upto)
             finally:
                 fcntl.flock(self._sync_fd, fcntl.LOCK_UN)
 
+    # read and written as a file: a mapping of one that is cut off, or of a full disk, ends the process by SIGBUS
+
     def _read(self, at: int) -> int:
-        value: int = _COUNTER.unpack_from(self._counters, at)[0]
-        return value
+        there = os.pread(self._turn_fd, _COUNTER.size, at)
+        return int(_COUNTER.unpack(there)[0]) if len(there) == _COUNTER.size else 0
+
+    def _note(self, at: int, value: int) -> None:
+        os.pwrite(self._turn_fd, _COUNTER.pack(value), at)
+
+    def is_there(self) -> bool:
+        """Whether the queue's file is still the one that others find."""
+        if self._turn_fd < 0:
+            return True
+        try:
+            there = self._name.stat()
+        except OSError:
+            return False
+        mine = os.fstat(self._turn_fd)
+        return (mine.st_dev, mine.st_ino) == (there.st_dev, there.st_ino)
+
+    @property
+    def commits(self) -> int:
+        """How many commits the database has had, as far as this queue knows."""
+        return self._read(_COMMITS) if self._turn_fd >= 0 else 0
 
     def _log(self) -> int:
         """A descriptor of the log as it is named now (closing the last connection removes it, opening makes a new one)."""

@@ -8,6 +8,7 @@ transaction begins and given back after its end.
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,13 +16,28 @@ from importlib.metadata import entry_points
 
 import sqlalchemy as sa
 
-from tidemill.core.errors import ConfigError, InvalidError, UnavailableError
+from tidemill.core.errors import ConfigError, InvalidError, LedgerGoneError, UnavailableError
 
 GROUP = "tidemill.ledger"
 """Entry points of adapters: a URL's scheme, and the function that makes an engine of the URL."""
 
 _LOCK = "CONCAT('tidemill-', MD5(DATABASE()))"
 _WAIT_S = 24 * 3600
+_GONE = frozenset(
+    [
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_NOTADB,
+    ]
+)
+"""What SQLite says of the file as a whole, not of a statement."""
+_GONE_STATES = frozenset(["08", "53", "57"])
+"""Classes of PostgreSQL's states: the connection, resources such as disk and memory, an operator's hand (a server that stops)."""
 _WRITING: set[tuple[str, int, int]] = set()
 """Who has a turn here: (ledger, process, thread)."""
 
@@ -52,16 +68,32 @@ def shown(url: str) -> str:
     return sa.make_url(url).render_as_string(hide_password=True)
 
 
+def raise_if_gone(url: str, error: Exception) -> None:
+    """Raise `LedgerGoneError` when an error of a statement says that the ledger as a whole does not answer."""
+    cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+    if isinstance(cause, sqlite3.Error):
+        gone = getattr(cause, "sqlite_errorcode", 0) & 0xFF in _GONE
+    else:
+        lost = isinstance(error, sa.exc.DBAPIError) and error.connection_invalidated
+        gone = lost or str(getattr(cause, "sqlstate", None) or "")[:2] in _GONE_STATES
+    if gone:
+        raise LedgerGoneError(_text(shown(url), cause)) from error
+
+
+def _text(where: str, cause: BaseException | None) -> str:
+    why = (str(cause).strip().splitlines() or ["no reason"])[0]
+    if isinstance(cause, sqlite3.Error):
+        return f"the ledger {where} does not answer: {why}; see who locks it, whether it was moved or damaged, and whether the disk is full"
+    return f"the ledger {where} does not answer: {why}; is the server running, are user, password and database right?"
+
+
 @contextmanager
 def connected(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """A connection, for reading. Raises `UnavailableError` when the server does not answer."""
+    """A connection, for reading. Raises `LedgerGoneError` when the server does not answer."""
     try:
         db = engine.connect()
     except sa.exc.OperationalError as error:
-        why = str(error.orig).strip().splitlines()[0]
-        raise UnavailableError(
-            f"the ledger {shown(str(engine.url))} does not answer: {why}; is the server running, are user, password and database right?"
-        ) from error
+        raise LedgerGoneError(_text(shown(str(engine.url)), error.orig)) from error
     with db:
         yield db
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
 from tidemill.core import ids
 from tidemill.core.digests import canonical_json
-from tidemill.core.errors import InvalidError
+from tidemill.core.errors import InvalidError, LedgerGoneError
+from tidemill.core.opened import OpenedFile, connect_existing
 from tidemill.ledger import schema, servers
 from tidemill.ledger.opening import prepare, sqlite_path
 from tidemill.ledger.queue import WriteQueue, queue_for
@@ -51,37 +54,88 @@ class Ledger:
         patient: writers queue, over threads and processes; none sees "database is locked".
         whole: a block that raises, or whose process is killed, leaves nothing.
         portable: any process may open the same URL; a `Ledger` may be pickled, and used after a fork.
+        gone: while its file or server is away, each use raises `LedgerGoneError` and makes nothing in its place; all is as before once it is back.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url
         self._path = sqlite_path(url)
         self._connect()
-        prepare(url, self.engine, self.write)
+        try:
+            prepare(url, self.engine, self.write)
+        except sa.exc.DBAPIError as error:
+            servers.raise_if_gone(url, error)
+            raise
 
     def _connect(self) -> None:
         self._pid = os.getpid()
+        self._opening = threading.Lock()
         self._raw: sqlite3.Connection | None = None
         self._queue: WriteQueue | None = queue_for(self._path) if self._path else None
-        self.engine = _engine(self.url, grouped=self._queue is not None and self._queue.groups)
+        self._file = None if self._queue is None else self._begun(self._queue)
+        self.engine = _engine(self.url, self._path, grouped=self._queue is not None and self._queue.groups)
+
+    def _begun(self, queue: WriteQueue) -> OpenedFile:
+        """The database's file; made when there never was one."""
+        assert self._path is not None
+        if not self._path.exists():
+            queue.enter()
+            try:
+                if not self._path.exists() and queue.commits:
+                    raise LedgerGoneError(
+                        f"the ledger {self._path} is not there, and there was one; put it back, or remove {self._path}-queue to begin a new one"
+                    )
+                self._path.touch()
+            finally:
+                queue.leave(committed=False)
+        return OpenedFile(self._path)
 
     def _here(self) -> None:
-        """Make connections of our own in a forked child: SQLite's must not cross a fork."""
+        """See that this process has connections of its own (SQLite's must not cross a fork) to the file that is there."""
         if self._pid != os.getpid():
             self.engine.dispose(close=False)
             self._connect()
+        if self._file is not None and self._file.changed():
+            with self._opening:
+                self._open_again(self._file)
+
+    def _open_again(self, file: OpenedFile) -> None:
+        """Go on with what stands in the file's place. Raises `LedgerGoneError` when it is no whole database."""
+        if not file.changed():  # another thread was here
+            return
+        if why := file.problem():
+            raise LedgerGoneError(f"the ledger {self._path} {why}; put it back as it was, nothing needs to be started anew")
+        before, opening = self.engine, self._opening
+        self._connect()
+        self._opening = opening
+        before.dispose()
+        try:
+            prepare(self.url, self.engine, self.write)
+        except BaseException:
+            if self._file is not None:
+                self._file.forget()
+            raise
 
     @contextmanager
     def write(self, *, durable: bool = True) -> Iterator[sa.Connection]:
         """One transaction: committed when the block ends, rolled back when it raises. Keep it short: all others wait."""
         self._here()
-        if self._queue is None:
-            with servers.turn(self.engine, durable=durable) as db:
-                yield db
-            return
+        try:
+            if self._queue is None:
+                with servers.turn(self.engine, durable=durable) as db:
+                    yield db
+            else:
+                with self._turn(self._queue, durable=durable) as db:
+                    yield db
+        except sa.exc.DBAPIError as error:
+            servers.raise_if_gone(self.url, error)
+            raise
+
+    @contextmanager
+    def _turn(self, queue: WriteQueue, *, durable: bool) -> Iterator[sa.Connection]:
         number, committed = 0, False
         with self.engine.connect() as db:
-            self._queue.enter()
+            queue.enter()
             try:
                 db.exec_driver_sql("BEGIN IMMEDIATE")
                 yield db
@@ -92,24 +146,27 @@ class Ledger:
                     if not committed and db.connection.driver_connection.in_transaction:  # type: ignore[union-attr]
                         db.exec_driver_sql("ROLLBACK")
                 finally:
-                    number = self._queue.leave(committed=committed)
+                    number = queue.leave(committed=committed)
         if durable:
-            self._queue.settle(number)
+            queue.settle(number)
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """One consistent view for all queries of the block, however long writers go on meanwhile."""
         self._here()
-        if not self._path:
+        try:
             with servers.connected(self.engine) as db:
-                yield db
-            return
-        with self.engine.connect() as db:
-            db.exec_driver_sql("BEGIN")
-            try:
-                yield db
-            finally:
-                db.exec_driver_sql("ROLLBACK")
+                if not self._path:
+                    yield db
+                    return
+                db.exec_driver_sql("BEGIN")
+                try:
+                    yield db
+                finally:
+                    db.exec_driver_sql("ROLLBACK")
+        except sa.exc.DBAPIError as error:
+            servers.raise_if_gone(self.url, error)
+            raise
 
     def log_metrics(self, run_id: str, values: Sequence[tuple[str, int, float]], *, at_us: int, durable: bool = False) -> None:
         """Write metric values (name, step, value) in one transaction that survives a killed process, or a power cut when `durable`.
@@ -137,10 +194,11 @@ class Ledger:
     def _write_raw(self, statements: Sequence[tuple[str, Sequence[tuple[Any, ...]]]], *, durable: bool) -> None:
         """One transaction of prepared statements, without SQLAlchemy's tens of microseconds."""
         assert self._queue is not None
+        assert self._path is not None
         self._queue.enter()
         committed = False
         try:
-            db = self._raw or self._open_raw()
+            db = self._raw or self._open_raw(self._path)
             db.execute("BEGIN IMMEDIATE")
             try:
                 for statement, rows in statements:
@@ -151,13 +209,16 @@ class Ledger:
                 if db.in_transaction:
                     db.execute("ROLLBACK")
                 raise
+        except sqlite3.Error as error:
+            servers.raise_if_gone(self.url, error)
+            raise
         finally:
             number = self._queue.leave(committed=committed)
         if durable:
             self._queue.settle(number)
 
-    def _open_raw(self) -> sqlite3.Connection:
-        self._raw = sqlite3.connect(str(self._path), isolation_level=None, check_same_thread=False, timeout=60)
+    def _open_raw(self, path: Path) -> sqlite3.Connection:
+        self._raw = connect_existing(path, timeout=60)
         _pragmas(self._raw, "NORMAL")
         return self._raw
 
@@ -206,10 +267,10 @@ def _pragmas(connection: Any, synchronous: str) -> None:
         connection.execute(f"PRAGMA {pragma}")
 
 
-def _engine(url: str, *, grouped: bool) -> sa.Engine:
-    if not url.startswith("sqlite"):
+def _engine(url: str, path: Path | None, *, grouped: bool) -> sa.Engine:
+    if path is None:
         return servers.connect(url)
-    engine = sa.create_engine(url, connect_args={"timeout": 60, "isolation_level": None}, pool_size=8, max_overflow=-1)
+    engine = sa.create_engine(url, creator=lambda: connect_existing(path, timeout=60), pool_size=8, max_overflow=-1)
 
     @sa.event.listens_for(engine, "connect")
     def _connected(connection: Any, _record: Any) -> None:

@@ -7,12 +7,13 @@ import hmac
 import secrets
 import threading
 from dataclasses import dataclass
+from time import monotonic
 from typing import Literal, cast, get_args
 
 import sqlalchemy as sa
 
 from tidemill.core.clock import Clock
-from tidemill.core.errors import InvalidError, RefusedError, not_found
+from tidemill.core.errors import InvalidError, LedgerGoneError, RefusedError, not_found
 from tidemill.core.instants import SECOND_US
 from tidemill.ledger.schema import token
 from tidemill.ledger.store import Ledger, emit, insert_once
@@ -29,6 +30,8 @@ ALLOWED: dict[AccessRole, frozenset[Action]] = {
 }
 _PREFIX = "tm_"
 _SHORTEST = 24
+_PATIENCE_S, _AGAIN_S = 1.0, 0.5
+"""How long a request waits for the ledger, at most once while it is gone; and how soon it is asked again then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,9 @@ def _hash(secret: str) -> str:
 class Tokens:
     """Makes and verifies tokens. Verified against a copy of the hashes that is at most `ttl_us` old.
 
+    While the ledger is gone, the last copy holds: who was known is known. The ledger is read by a thread of its own, so that whoever verifies
+    a token waits for a moment at most, whatever the ledger's disk or server does.
+
     Secrets are 256 random bits, so one SHA-256 is enough: there is nothing to guess from a dictionary.
     """
 
@@ -66,6 +72,10 @@ class Tokens:
         self._lock = threading.Lock()
         self._known: dict[str, Access] = {}
         self._read_us = -1
+        self._reading: _Reading | None = None
+        self._gone: LedgerGoneError | None = None
+        self._hangs = False
+        self._again = 0.0
 
     def make(self, name: str, role: str = "admin", *, actor: str = "tidemill") -> str:
         """Make a token and return its secret, which is not kept. A name that is taken gets a second token beside the first."""
@@ -113,28 +123,65 @@ class Tokens:
         return [Access(str(name), cast("AccessRole", role)) for name, role in rows]
 
     def verify(self, secret: str | None) -> Access | None:
-        """Whose secret this is, or None."""
+        """Whose secret this is, or None. Raises `LedgerGoneError` when it is not known here and the ledger cannot be asked."""
         if not secret:
             return None
         wanted = _hash(secret)
+        found, age_us = self._find(wanted), self._clock.now_us() - self._read_us
+        # one that is not known was maybe made a moment ago
+        if self._read_us >= 0 and age_us <= (self._ttl_us if found is not None else SECOND_US // 10):
+            return found
+        gone = self._renew()
         found = self._find(wanted)
-        if found is None and self._clock.now_us() - self._read_us > SECOND_US // 10:
-            self._read_us = -1  # maybe it was made a moment ago
-            found = self._find(wanted)
+        if found is None and gone is not None:
+            raise LedgerGoneError(f"whose token this is cannot be told, because the ledger does not answer: {gone}") from gone
         return found
 
     def _find(self, wanted: str) -> Access | None:
         found: Access | None = None
-        for known, access in self._current().items():
+        for known, access in self._known.items():
             if hmac.compare_digest(known, wanted):
                 found = access
         return found
 
-    def _current(self) -> dict[str, Access]:
-        now = self._clock.now_us()
-        if self._read_us < 0 or now - self._read_us > self._ttl_us:
-            with self._lock, self._ledger.read() as db:
+    def _renew(self) -> LedgerGoneError | None:
+        """Read the hashes again; says why not, when the ledger does not answer. Once it has hung, nobody waits for it any more."""
+        with self._lock:
+            if self._gone is not None and (self._reading is not None or monotonic() < self._again):
+                return self._gone
+            if self._reading is None:
+                self._reading = _Reading(self)
+                self._reading.start()
+            reading = self._reading
+        if not self._hangs and not reading.done.wait(max(0.0, reading.until - monotonic())):
+            with self._lock:
+                if self._reading is reading:
+                    self._hangs, self._gone = True, LedgerGoneError(f"no answer within {_PATIENCE_S:g} s")
+        return self._gone
+
+    def _read(self) -> None:
+        now, gone = self._clock.now_us(), None
+        try:
+            with self._ledger.read() as db:
                 rows = db.execute(sa.select(token.c.hash, token.c.name, token.c.role)).all()
-                self._known = {str(h): Access(str(name), cast("AccessRole", role)) for h, name, role in rows if role in ALLOWED}
-                self._read_us = now
-        return self._known
+            self._known = {str(h): Access(str(name), cast("AccessRole", role)) for h, name, role in rows if role in ALLOWED}
+            self._read_us = now
+        except LedgerGoneError as error:
+            gone = error
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with the ledger, who was known is known
+            gone = LedgerGoneError(repr(error))
+        with self._lock:
+            self._gone, self._again, self._reading, self._hangs = gone, monotonic() + _AGAIN_S, None, False
+
+
+class _Reading(threading.Thread):
+    """One reading of the hashes. Daemon: a ledger that never answers does not keep the process."""
+
+    def __init__(self, tokens: Tokens) -> None:
+        super().__init__(name="tidemill-tokens", daemon=True)
+        self.done, self.until = threading.Event(), monotonic() + _PATIENCE_S
+        self._tokens = tokens
+
+    def run(self) -> None:
+        self._tokens._read()
+        self.done.set()

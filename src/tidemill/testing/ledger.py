@@ -7,14 +7,16 @@ import multiprocessing
 import os
 import pickle
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from functools import partial
 from itertools import count
 
 import pytest
 import sqlalchemy as sa
 
-from tidemill.core.errors import InvalidError, NotFoundError
+from tidemill.core.errors import InvalidError, LedgerGoneError, NotFoundError
 from tidemill.ledger import schema
 from tidemill.ledger.store import Ledger, emit, insert_once, upsert
 from tidemill.testing.contract import Contract, keeps
@@ -22,12 +24,17 @@ from tidemill.testing.kills import Report, until_killed
 
 
 class LedgerContract(Contract):
-    """Supply `url`: where a new, empty ledger can be."""
+    """Supply `url`: where a new, empty ledger can be; and `away`: what takes it away for a while."""
 
     @pytest.fixture
     def url(self) -> str:
         """A place for a new ledger."""
         raise NotFoundError("supply a url fixture")
+
+    @pytest.fixture
+    def away(self) -> Callable[[str], AbstractContextManager[None]]:
+        """What takes the ledger of a URL away for the time of a block, as a person or a crash would."""
+        raise NotFoundError("supply an away fixture")
 
     @pytest.fixture
     def ledger(self, url: str) -> Ledger:
@@ -153,6 +160,26 @@ class LedgerContract(Contract):
         ledger.log_metrics("run-1", [("a", 0, math.inf), ("b", 0, -math.inf), ("c", 0, math.nan)], at_us=1)
         assert [value for _, _, value, _ in _metrics(ledger, schema.metric)] == [math.inf, -math.inf, None]
 
+    @keeps("gone")
+    def test_one_that_is_gone_says_so_and_is_as_before_once_it_is_back(
+        self, ledger: Ledger, url: str, away: Callable[[str], AbstractContextManager[None]]
+    ) -> None:
+        uses = (
+            lambda: _value(ledger),
+            lambda: _add(ledger),
+            lambda: ledger.log_metrics("run", [("loss", 0, 1.0)], at_us=1),
+            lambda: Ledger(url),
+        )
+        for turn in range(2):
+            _add(ledger)
+            with away(url):
+                for use in uses:
+                    with pytest.raises(LedgerGoneError):
+                        use()
+            assert _value(ledger) == _value(Ledger(url)) == turn + 1
+        ledger.log_metrics("run", [("loss", 0, 2.0)], at_us=2)
+        assert _metrics(ledger, schema.metric) == [("loss", 0, 2.0, 2)]
+
     def test_events_come_in_order_and_once(self, ledger: Ledger) -> None:
         for number in range(5):
             for _ in range(2):
@@ -180,6 +207,11 @@ def _increment(db: sa.Connection) -> None:
     """Read, then write: two writers at once would lose one."""
     value = int(db.execute(sa.select(schema.state.c.value).where(schema.state.c.name == "counter")).scalar() or "0")
     upsert(db, schema.state, {"name": "counter", "value": str(value + 1), "at_us": 0})
+
+
+def _add(ledger: Ledger) -> None:
+    with ledger.write() as db:
+        _increment(db)
 
 
 _MANY = 60

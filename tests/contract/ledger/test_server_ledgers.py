@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -40,11 +41,26 @@ class TestPostgresqlLedger(LedgerContract):
     def url(self, postgresql: Server) -> str:
         return postgresql.new_database()
 
+    @pytest.fixture
+    def away(self, postgresql: Server) -> Callable[[str], AbstractContextManager[None]]:
+        return lambda _url: _stopped(postgresql)
+
 
 class TestMysqlLedger(LedgerContract):
     @pytest.fixture
     def url(self, mysql: Server) -> str:
         return mysql.new_database()
+
+    @pytest.fixture
+    def away(self, mysql: Server) -> Callable[[str], AbstractContextManager[None]]:
+        return lambda _url: _stopped(mysql)
+
+
+@contextmanager
+def _stopped(server: Server) -> Iterator[None]:
+    server.kill()
+    yield
+    server.start()
 
 
 @pytest.fixture(params=["postgresql", "mysql"])

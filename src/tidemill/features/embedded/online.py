@@ -10,7 +10,8 @@ from functools import cache
 from itertools import repeat
 from pathlib import Path
 
-from tidemill.core.errors import InvalidError
+from tidemill.core.errors import InvalidError, UnavailableError
+from tidemill.core.opened import OpenedFile, connect_existing
 from tidemill.features.ports import MAX_STATE_BYTES, States
 
 _SCHEMA = (
@@ -26,6 +27,9 @@ _ADD_EXPIRES = "ALTER TABLE state ADD COLUMN expires_us INTEGER"
 _DUE = "CREATE INDEX IF NOT EXISTS state_due ON state (expires_us) WHERE expires_us IS NOT NULL"
 _CACHE_KB = 65_536
 """Pages that a writer changes in one transaction stay in memory up to here."""
+_WAIT_MS, _WRITER_WAIT_MS = 1_000, 60_000
+"""How long to wait for somebody's lock. Readers do not wait for writers, so one that does is better told that the store is gone."""
+_REPAIR = "put it back, or remove it and run `tidemill features materialize`"
 _PUT = (
     "INSERT INTO {} (view, key, body, expires_us) VALUES (?, ?, ?, ?)"
     " ON CONFLICT DO UPDATE SET body = excluded.body, expires_us = excluded.expires_us"
@@ -41,16 +45,46 @@ class SqliteOnlineStore:
     """An `OnlineStore` in one SQLite file (WAL, synchronous=NORMAL: it survives a killed process, and is rebuilt from tables after worse)."""
 
     def __init__(self, path: str | Path) -> None:
-        self._lock = threading.Lock()
-        self._db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
-        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=60000", "mmap_size=1073741824", f"cache_size=-{_CACHE_KB}"):
-            self._db.execute(f"PRAGMA {pragma}")
+        self._lock = threading.RLock()
+        self._path = Path(path)
+        self._path.touch()
+        self._open()
         for statement in _SCHEMA:
             self._db.execute(statement)
         if "expires_us" not in {row[1] for row in self._db.execute("PRAGMA table_info(state)")}:
             self._db.execute(_ADD_EXPIRES)
         self._db.execute(_DUE)
         self._part()
+
+    def _open(self) -> None:
+        self._file = OpenedFile(self._path)
+        self._db = connect_existing(self._path, timeout=60)
+        # not mapped into memory: who reads a file that was cut off that way is killed by SIGBUS; and beside a writer it is slower
+        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", f"busy_timeout={_WAIT_MS}", f"cache_size=-{_CACHE_KB}"):
+            self._db.execute(f"PRAGMA {pragma}")
+
+    def _there(self) -> sqlite3.Connection:
+        """The connection to the file that is there. Raises `UnavailableError` while it is moved away or cut off."""
+        if self._file.changed():
+            if why := self._file.problem():
+                raise UnavailableError(f"the online store {self._path} {why}; {_REPAIR}")
+            self._open()
+        return self._db
+
+    def _told(self, error: sqlite3.DatabaseError) -> Exception:
+        """What to raise for SQLite's error: `UnavailableError` unless it is about an argument."""
+        if type(error) not in (sqlite3.DatabaseError, sqlite3.OperationalError):
+            return error
+        return UnavailableError(f"the online store {self._path} cannot be used: {error}; {_REPAIR}")
+
+    @contextmanager
+    def _held(self) -> Iterator[sqlite3.Connection]:
+        """The connection, for this thread alone."""
+        with self._lock:
+            try:
+                yield self._there()
+            except sqlite3.DatabaseError as error:
+                raise self._told(error) from error
 
     def write(
         self, states: Mapping[tuple[str, str], bytes], cursors: Mapping[str, str], expires_us: Mapping[tuple[str, str], int] | None = None
@@ -62,7 +96,7 @@ class SqliteOnlineStore:
         rows: dict[str, list[tuple[str, str, bytes, int | None]]] = {"state": [], "large": []}
         for (view, key), body in states.items():
             rows["state" if len(body) <= _LARGE_BYTES else "large"].append((view, key, body, due.get((view, key))))
-        with self._lock, self._transaction():
+        with self._transaction():
             large = set(self._db.execute("SELECT view, key FROM large"))
             self._forget(
                 "large", [(view, key) for view, key in large if len(states.get((view, key), b"")) <= _LARGE_BYTES and (view, key) in states]
@@ -81,14 +115,14 @@ class SqliteOnlineStore:
                     places = [(view, key) for key in batch.keys]
                     self.write(dict(zip(places, batch.bodies, strict=True)), {}, dict(zip(places, batch.expires_us, strict=True)))
                     continue
-                with self._lock, self._transaction():
+                with self._transaction():
                     if not unsorted and self._has_at_most(len(batch.keys)):
                         self._db.execute("DROP INDEX IF EXISTS state_due")
                         unsorted = True
                     self._put_small(view, batch)
         finally:
             if unsorted:
-                with self._lock, self._transaction():
+                with self._transaction():
                     self._db.execute(_DUE)
 
     def _has_at_most(self, states: int) -> bool:
@@ -104,13 +138,18 @@ class SqliteOnlineStore:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._db.execute("COMMIT")
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
+        with self._held() as db:
+            db.execute(f"PRAGMA busy_timeout={_WRITER_WAIT_MS}")
+            try:
+                db.execute("BEGIN IMMEDIATE")
+                yield
+                db.execute("COMMIT")
+            except BaseException:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                raise
+            finally:
+                db.execute(f"PRAGMA busy_timeout={_WAIT_MS}")
 
     def _part(self) -> None:
         """Have a table for large bodies; a store from before there was one has them in the other."""
@@ -126,11 +165,15 @@ class SqliteOnlineStore:
         if len(keys) <= _FEW:
             if not keys:
                 return []
+            asked = [part for key in keys for part in (*key, *key)]
             with self._lock:
-                return list(self._db.execute(_few(len(keys)), [part for key in keys for part in (*key, *key)]).fetchone())
+                try:
+                    return list(self._there().execute(_few(len(keys)), asked).fetchone())
+                except sqlite3.DatabaseError as error:
+                    raise self._told(error) from error
         found: list[bytes | None] = []
-        with self._lock:
-            self._db.execute("BEGIN")
+        with self._held() as db:
+            db.execute("BEGIN")
             try:
                 for start in range(0, len(keys), _MANY):
                     some = keys[start : start + _MANY]
@@ -140,7 +183,7 @@ class SqliteOnlineStore:
                             bodies[i] = body
                     found += bodies
             finally:
-                self._db.execute("COMMIT")
+                db.execute("COMMIT")
         return found
 
     def _join(self, table: str, keys: Sequence[tuple[str, str]]) -> list[bytes | None]:
@@ -153,17 +196,17 @@ class SqliteOnlineStore:
         return found[: len(keys)]
 
     def cursors(self) -> dict[str, str]:
-        with self._lock:
-            return dict(self._db.execute("SELECT name, value FROM cursor").fetchall())
+        with self._held() as db:
+            return dict(db.execute("SELECT name, value FROM cursor").fetchall())
 
     def clear(self, view: str) -> None:
-        with self._lock, self._transaction():
+        with self._transaction():
             for table in _TABLES:
                 self._db.execute(f"DELETE FROM {table} WHERE view = ?", (view,))
             self._db.execute("DELETE FROM cursor WHERE name = ?", (view,))
 
     def sweep(self, now_us: int) -> int:
-        with self._lock, self._transaction():
+        with self._transaction():
             return sum(self._db.execute(f"DELETE FROM {table} WHERE expires_us <= ?", (now_us,)).rowcount for table in _TABLES)
 
     def lost(self) -> list[str]:
