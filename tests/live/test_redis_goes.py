@@ -74,6 +74,8 @@ async def _through(stack: Stack, server: Server, during: tuple[int, str | None],
         await asyncio.sleep(0.02)
         await loop.run_in_executor(None, server.kill if how == "killed" else server.pause)
         await asyncio.gather(*load)
+        assert [c.cause for c in local.app.conditions.current()] == ["online_store"]
         await loop.run_in_executor(None, server.start if how == "killed" else server.resume)
         await asyncio.gather(*(ask_until(local, (200, None), seen) for _ in range(8)))
+        assert local.app.conditions.current() == []
     return seen

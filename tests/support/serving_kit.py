@@ -98,10 +98,10 @@ class Registry:
 class Stack:
     """Everything a scorer needs, in one folder."""
 
-    def __init__(self, home: Path, service: Service = LATE, log: PredictionLog | None = None) -> None:
+    def __init__(self, home: Path, service: Service = LATE, log: PredictionLog | None = None, ledger: Ledger | None = None) -> None:
         self.home = home
         self.service = service
-        self.ledger = Ledger(f"sqlite:///{home}/ledger.db")
+        self.ledger = ledger or Ledger(f"sqlite:///{home}/ledger.db")
         self.blobs = FileBlobStore(home / "blobs")
         self.processor = Sky()
         self.clock = ReplayClock(1_357_057_800_000_000)
@@ -202,12 +202,22 @@ class Scope:
 class Local:
     """A `ModelServer` called in this process, without a network."""
 
-    def __init__(self, stack: Stack, *others: Stack, token: bool = False, feedback: Any = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        stack: Stack,
+        *others: Stack,
+        token: bool = False,
+        feedback: Any = None,
+        hooks: Mapping[str, Any] | None = None,
+        **settings: Any,
+    ) -> None:
         self.stack = stack
         self.scorer = stack.scorer()
         tokens = stack.tokens if token else None
         scorers = {stack.service.name: self.scorer} | {other.service.name: other.scorer() for other in others}
-        self.app: ModelServer = build_app(scorers, tokens, clock=stack.clock, settings=Settings(**settings), feedback=feedback)
+        self.app: ModelServer = build_app(
+            scorers, tokens, clock=stack.clock, settings=Settings(**settings), feedback=feedback, **(hooks or {})
+        )
 
     async def __aenter__(self) -> Self:
         self.app.__rsgi_init__(asyncio.get_running_loop())

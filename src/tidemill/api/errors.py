@@ -18,6 +18,7 @@ from tidemill.core.errors import ConflictError, InvalidError, NotFoundError, Ref
 
 logger = logging.getLogger(__name__)
 
+_HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "1"}}
 ErrorPage = Callable[[Request, int, str, str], Response]
 
 STATUS: tuple[tuple[type[TidemillError], int, str], ...] = (
@@ -51,7 +52,7 @@ def split(error: TidemillError) -> tuple[str, str]:
 
 def answer(status: int, error: str, hint: str) -> JSONResponse:
     """The body of every refusal."""
-    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
+    headers = _HEADERS.get(status)
     return JSONResponse({"error": error, "hint": hint}, status_code=status, headers=headers)
 
 

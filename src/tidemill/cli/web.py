@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,7 @@ def build_console(platform: Platform) -> Any:
 def build_models(platform: Platform) -> Any:
     """The RSGI application: one scorer for each service with a pipeline or a deployment, and the feature server's routes."""
     from tidemill.features import apply_on_demand
+    from tidemill.ledger import conditions, tallies
     from tidemill.serving import DegradedReader, Pins, Tokens, compile_plan, scorer_for
     from tidemill.serving.server import build_app
 
@@ -57,25 +58,32 @@ def build_models(platform: Platform) -> Any:
         ports = (platform.router, platform.runtime, platform.registry, platform.blobs, platform.server_log)
         scorers[name] = scorer_for(service, plan, *ports, plan_for)
     tokens, beside = Tokens(platform.ledger, platform.clock), _beside(platform)
-    app = build_app(scorers, tokens, report=_counts(platform), tracer=platform.traces, feedback=_feedback(platform), **beside)
+    app = build_app(
+        scorers,
+        tokens,
+        report=_stating(platform, tallies.state),
+        tell=_stating(platform, conditions.state),
+        tracer=platform.traces,
+        feedback=_feedback(platform),
+        **beside,
+    )
     given = platform.config.serving
     if given.grpc_port is not None:
         app.beside.append(platform.protocol("grpc", app, listens(given)[0], given.grpc_port))
     return app
 
 
-def _counts(platform: Platform) -> Any:
-    """Puts what versions of a rollout have counted into the ledger, under a name of this process."""
+def _stating(platform: Platform, state: Callable[..., None]) -> Any:
+    """Puts what this process says of itself into the ledger, under a name of this process."""
     from tidemill.core.ids import random_id
-    from tidemill.ledger import tallies
 
     process = random_id("server")
 
-    def report(counted: Any) -> None:
+    def said(what: Any) -> None:
         with platform.ledger.write(durable=False) as db:
-            tallies.state(db, process, counted, at_us=platform.clock.now_us())
+            state(db, process, what, at_us=platform.clock.now_us())
 
-    return report
+    return said
 
 
 def _feedback(platform: Platform) -> Any:

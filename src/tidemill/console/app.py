@@ -28,7 +28,7 @@ from tidemill.console.pages import (
     services,
     traffic,
 )
-from tidemill.console.render import page, templates
+from tidemill.console.render import page, platform_of, templates
 
 PAGES = (loop, data, features, explain, runs, run, models, services, monitoring, decisions, replay, prediction, traffic, loadtests)
 
@@ -56,4 +56,5 @@ def _warm() -> None:
 def _error_page(request: Request, status: int, error: str, hint: str) -> Response:
     if status == 401:
         return login.to_login(request)
-    return page(request, "error.html", "", code=status, error=error, hint=hint)
+    # the ledger, whose time a page shows, may be what is gone
+    return page(request, "error.html", "", code=status, error=error, hint=hint, now_us=platform_of(request).clock.now_us())

@@ -10,6 +10,12 @@ from typing import Any
 from tidemill.core.instants import DAY_US, HOUR_US, SECOND_US, format_duration, from_us
 
 MINUS, DASH = "−", "–"
+_MISSING = {
+    "ledger": "The ledger does not answer",
+    "online_store": "Features cannot be read",
+    "prediction_log": "Predictions cannot be logged",
+    "model": "A version cannot be loaded",
+}
 _INSTANT = re.compile(r"\b[12]\d{15}\b")
 _STEPS = ((DAY_US, "d"), (HOUR_US, "h"), (60 * SECOND_US, "min"), (SECOND_US, "s"))
 
@@ -140,6 +146,11 @@ def because(cause: Mapping[str, Any] | None) -> str:
     return "passed the gate" if cause.get("decision") else compact(cause, 60)
 
 
+def missing(cause: str) -> str:
+    """What a server has to do without, by its cause."""
+    return _MISSING[cause]
+
+
 def timed(text: str) -> str:
     """Text with instants of this century, which are sixteen digits long, written as times."""
     return _INSTANT.sub(lambda found: when(int(found[0]) + 1), text)  # a bound is often the last microsecond before
@@ -169,6 +180,7 @@ FILTERS = {
         compact,
         happened,
         because,
+        missing,
         timed,
         value,
     )

@@ -112,6 +112,7 @@ def _project(root: Path, overrides: Sequence[str], fix: bool) -> Iterator[Check]
         yield _tables(opened, fix)
         yield _definitions(opened)
         yield from _ledger(opened)
+        yield from _serving(opened)
         yield _stack(opened)
         yield from _offline(opened)
         yield from _streams(opened)
@@ -214,6 +215,20 @@ def _streams(opened: Platform) -> Iterator[Check]:
     for table in tables:
         found = _attempt(f"stream {table}", lambda table=table: look(table))  # type: ignore[misc]
         yield found if found.state == "ok" else replace(found, hint="see to the server that the URL names; events wait there meanwhile")
+
+
+def _serving(opened: Platform) -> Iterator[Check]:
+    """What the model servers that run now have to do without."""
+    from tidemill.core.instants import format_instant
+    from tidemill.ledger import conditions
+
+    try:
+        with opened.ledger.read() as db:
+            current = conditions.current(db, opened.clock.now_us())
+    except TidemillError:
+        return  # the check of the ledger has said so
+    for c in current:
+        yield Check("serving", "warning", f"{c.service}: {c.cause} since {format_instant(c.since_us)}: {c.reason}", c.means)
 
 
 def _ledger(opened: Platform) -> Iterator[Check]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from tidemill.core.conditions import Condition, merged
 from tidemill.serving.metrics import ServiceMetrics
 
 Services = Mapping[str, ServiceMetrics]
@@ -27,9 +28,10 @@ class Board:
         self._lock = threading.Lock()
         self._file = folder / f"{name}.{os.getpid()}.json"
 
-    def write(self, services: Services, now: Mapping[str, int], ever: Mapping[str, int]) -> None:
-        """Say what this process has counted."""
-        said = {"services": {name: metrics.facts() for name, metrics in services.items()}, "now": now, "ever": ever}
+    def write(self, services: Services, now: Mapping[str, int], ever: Mapping[str, int], conditions: Sequence[Condition] = ()) -> None:
+        """Say what this process has counted, and what it has to do without."""
+        facts = {name: metrics.facts() for name, metrics in services.items()}
+        said = {"services": facts, "now": now, "ever": ever, "conditions": conditions}
         part = self._file.with_suffix(".part")
         with self._lock:
             part.write_bytes(msgspec.json.encode(said))
@@ -54,6 +56,12 @@ class Board:
                     at_present[name] = at_present.get(name, 0) + value
         at_present["log_degraded"] = min(1, at_present.get("log_degraded", 0))
         return total, at_present, at_all
+
+    def conditions(self, mine: Sequence[Condition]) -> list[Condition]:
+        """What any of the processes that run now has to do without."""
+        newest = self._newest()
+        theirs = [said["conditions"] for path, said in self._others() if path in newest]
+        return merged([*mine, *msgspec.convert([one for said in theirs for one in said], list[Condition])])
 
     def _others(self) -> list[tuple[Path, dict[str, Any]]]:
         return [(path, msgspec.json.decode(path.read_bytes())) for path in sorted(self._folder.glob("*.json")) if path != self._file]

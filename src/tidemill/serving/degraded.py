@@ -10,7 +10,6 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from time import monotonic
 from typing import Any
 
 from tidemill.core.definitions import FeatureView, Service
@@ -22,7 +21,6 @@ logger = logging.getLogger(__name__)
 Notify = Callable[[str, Mapping[str, Any]], None]
 """Takes an event of the ledger: its kind (`serving.degraded`, `serving.recovered`) and its body."""
 _LAST_KNOWN = 100_000
-_AGAIN_S = 60.0
 
 
 class DegradedValues(dict[str, Any]):
@@ -63,9 +61,16 @@ class DegradedReader:
         self._age_us = parse_duration(service.degraded_max_age)
         self._known: OrderedDict[tuple[Any, ...], tuple[int, dict[str, Any]]] = OrderedDict()
         self._lock = threading.Lock()
-        self._told = -_AGAIN_S
+        self._lost = ""
+        self._watcher: Callable[[str], None] = lambda _reason: None
         self._answered = 0
         self._closed = threading.Event()
+
+    def watch(self, watcher: Callable[[str], None]) -> None:
+        """Have somebody told why features, or some of them, cannot be read, and, by an empty text, that they can again."""
+        self._watcher = watcher
+        if self.reason or self._lost:
+            watcher(self.reason or self._lost)
 
     def current(self, view: str) -> FeatureView | None:
         """The version of a view that is current."""
@@ -101,9 +106,7 @@ class DegradedReader:
         if len(keys) > 1:
             half = len(keys) // 2
             return self.read(views, keys[:half], at_us) + self.read(views, keys[half:], at_us)
-        if monotonic() - self._told > _AGAIN_S:
-            self._told = monotonic()
-            threading.Thread(target=self._tell, args=("serving.degraded", str(error)), daemon=True).start()
+        self._open(error, views, keys, at_us)
         return self._instead(views, keys, at_us, error)
 
     def _remember(self, views: Sequence[FeatureView], keys: Sequence[Mapping[str, Any]], at_us: int, found: list[dict[str, Any]]) -> None:
@@ -138,22 +141,27 @@ class DegradedReader:
         return answers
 
     def _open(self, error: UnavailableError, views: Sequence[FeatureView], keys: Sequence[Mapping[str, Any]], at_us: int) -> None:
+        lost = isinstance(error, LostError)
         with self._lock:
-            if self.reason:
+            if self._lost if lost else self.reason:
                 return
-            self.reason = str(error)
-        logger.error("features.unavailable", extra={"service": self._service.name, "reason": self.reason})
+            if lost:
+                self._lost = str(error)
+            else:
+                self.reason = str(error)
+        self._watcher(self.reason or self._lost)
         name = f"tidemill-features-{self._service.name}"
-        threading.Thread(target=self._wait, args=(views, keys, at_us), name=name, daemon=True).start()
+        threading.Thread(target=self._wait, args=(views, keys, at_us, lost), name=name, daemon=True).start()
 
-    def _wait(self, views: Sequence[FeatureView], keys: Sequence[Mapping[str, Any]], at_us: int) -> None:
-        """Ask until there is an answer, whatever it is."""
-        self._tell("serving.degraded", self.reason)
+    def _wait(self, views: Sequence[FeatureView], keys: Sequence[Mapping[str, Any]], at_us: int, lost: bool) -> None:
+        """Ask until there is an answer, whatever it is; for what was lost, until it was made anew."""
+        self._tell("serving.degraded", self._lost if lost else self.reason)
         while not self._closed.wait(self._retry_s):
             try:
                 self._reader.read(views, keys, at_us)
             except LostError:
-                break
+                if lost:
+                    continue
             except UnavailableError:
                 continue
             except TidemillError:
@@ -161,8 +169,11 @@ class DegradedReader:
             break
         if self._closed.is_set():
             return
-        self.reason = ""
-        logger.warning("features.recovered", extra={"service": self._service.name})
+        if lost:
+            self._lost = ""
+        else:
+            self.reason = ""
+        self._watcher(self.reason or self._lost)
         self._tell("serving.recovered", "", rows=self._answered)
 
     def _tell(self, kind: str, reason: str, **more: int) -> None:

@@ -105,6 +105,11 @@ class Plan:
         """Why features cannot be read now; empty when they can."""
         return self._processor.reason if isinstance(self._processor, DegradedReader) else ""
 
+    def watch(self, watcher: Callable[[str], None]) -> None:
+        """Have somebody told why features cannot be read, and, by an empty text, that they can again."""
+        if isinstance(self._processor, DegradedReader):
+            self._processor.watch(watcher)
+
     def _check(self, request: Mapping[str, Any]) -> None:
         if missing := [name for name in self._carried if name not in request]:
             raise InvalidError(

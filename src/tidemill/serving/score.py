@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import isfinite
-from time import perf_counter_ns
+from time import monotonic, perf_counter_ns
 from typing import Any, NamedTuple
 
 from tidemill.core.definitions import Service
-from tidemill.core.errors import CorruptError, InvalidError, TidemillError, UnavailableError, not_found
+from tidemill.core.errors import CorruptError, InvalidError, LedgerGoneError, TidemillError, UnavailableError, not_found
 from tidemill.core.instants import parse_duration
 from tidemill.registry.ports import ModelRegistry
 from tidemill.serving.pins import PlanFor
@@ -27,6 +27,8 @@ from tidemill.versioning.ports import BlobStore
 
 logger = logging.getLogger(__name__)
 Inputs = Sequence[tuple[Any, ...]]
+RETRY_S = 10.0
+"""How often a canary or shadow that could not be loaded is tried again."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,8 @@ class Scorer:
         self.tally = Tally(parse_duration(service.rollout.slow) if service.rollout.slow else 0)
         self._sticky = service.rollout.sticky if service.rollout.sticky != service.key else ""
         self.released = False
+        self.loading = False
+        self._again_at = 0.0
 
     @property
     def lineup(self) -> Lineup:
@@ -137,7 +141,8 @@ class Scorer:
             self.released = False
             before = self._lineup
             wanted = self._wanted()
-            if tuple(d for d in wanted if d.id not in before.failures) == before.deployments and self._is_current():
+            same = tuple(d for d in wanted if d.id not in before.failures) == before.deployments
+            if same and self._is_current() and not self._try_again(before, wanted):
                 return False
             models: dict[str, LoadedModel] = {}
             plans: dict[str, Plan] = {}
@@ -146,15 +151,21 @@ class Scorer:
                 try:
                     models[deployment.digest], plans[deployment.digest] = self._prepared(deployment, {**before.models, **models})
                 except TidemillError as error:
-                    if deployment.role == "live":
+                    if deployment.role == "live" or isinstance(error, LedgerGoneError):
                         raise
                     failures[deployment.id] = str(error)
-                    extra = {"service": self.service.name, "deployment": deployment.id, "reason": str(error)}
-                    logger.error("deployment.refused", extra=extra)
+                    if before.failures.get(deployment.id) != str(error):
+                        extra = {"service": self.service.name, "deployment": deployment.id, "reason": str(error)}
+                        logger.error("deployment.refused", extra=extra)
+            self._again_at = monotonic() + RETRY_S
             taken = tuple(d for d in wanted if d.id not in failures)
             changed = taken != before.deployments or not self._is_current()
             self._taken(Lineup(taken, models, failures, plans, any(model.apart for model in models.values())))
             return changed
+
+    def _try_again(self, before: Lineup, wanted: Sequence[Deployment]) -> bool:
+        """Whether those that could not be loaded are worth another look: what they lacked may be there by now, or they are not wanted any more."""
+        return bool(before.failures) and (monotonic() >= self._again_at or not before.failures.keys() <= {d.id for d in wanted})
 
     def _wanted(self) -> list[Deployment]:
         """Who is to serve."""
@@ -185,7 +196,7 @@ class Scorer:
                 f"{deployment.model} version {deployment.version} is registered as {registered} and deployed as {deployment.digest}; "
                 "deploy the registered artifact"
             )
-        model = self._runtime.load(self._blobs.fetch(deployment.digest))
+        model = self._loaded(deployment.digest)
         if model.features != plan.columns:
             missing = sorted(set(model.features) - set(plan.columns))
             raise InvalidError(
@@ -193,6 +204,14 @@ class Scorer:
                 f"{': it needs ' + ', '.join(missing) if missing else ''}; retrain it or restore the service's features"
             )
         return model
+
+    def _loaded(self, digest: str) -> LoadedModel:
+        """A model, verified and warm. `loading` says meanwhile why nothing else goes on."""
+        self.loading = True
+        try:
+            return self._runtime.load(self._blobs.fetch(digest))
+        finally:
+            self.loading = False
 
     def answer(self, requests: Sequence[Mapping[str, Any]], inputs: Inputs, ids: Sequence[str], at_us: Sequence[int]) -> list[Prediction]:
         """Answer requests and remember the answers and all comparisons durably.

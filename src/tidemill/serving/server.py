@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
@@ -12,11 +11,13 @@ from typing import Any, Protocol
 
 from tidemill.core import ids
 from tidemill.core.clock import Clock
-from tidemill.core.errors import ConflictError, TidemillError
+from tidemill.core.conditions import Cause
+from tidemill.core.errors import ConflictError
 from tidemill.core.instants import SECOND_US
 from tidemill.serving import protocol
 from tidemill.serving.admission import TIMEOUT_HEADER, OverloadedError, Rates, limit, seconds_given
 from tidemill.serving.board import Board
+from tidemill.serving.conditions import Conditions, without_features, without_log
 from tidemill.serving.cors import Origins
 from tidemill.serving.endpoint import Endpoint
 from tidemill.serving.feast import FeatureRoutes
@@ -44,9 +45,9 @@ from tidemill.serving.protocols.base import ID
 from tidemill.serving.protocols.describe import openapi
 from tidemill.serving.score import Scorer
 from tidemill.serving.shadow import Shadows
-from tidemill.serving.tally import Counted
 from tidemill.serving.tokens import Access, Action, Tokens
 from tidemill.serving.tracing import Timed, Tracer, begin
+from tidemill.serving.watch import Report, Tell, Watch
 from tidemill.serving.writer import Group, LogWriter
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,6 @@ _OWN = oip.OpenInference.name
 _DRAIN_STEP_S = 0.01
 Known = Callable[[], Mapping[str, int]]
 Gauges = Callable[[], Mapping[str, Mapping[str, float]]]
-Report = Callable[[Counted], None]
 
 
 class Beside(Protocol):
@@ -86,11 +86,11 @@ class ModelServer:
         streams: Gauges = dict,
         feedback: Feedback | None = None,
         report: Report | None = None,
+        tell: Tell | None = None,
         tracer: Tracer | None = None,
     ) -> None:
         self._tracer = tracer
         self.settings = settings
-        self._report = report
         self._features = features
         self._feature_paths = frozenset(features.at if features is not None else ())
         self.stopping = False
@@ -99,41 +99,63 @@ class ModelServer:
         self.in_flight = 0
         self._tokens = tokens
         self._clock = clock
-        self._known_us = known_us
         self._access: dict[str, tuple[Access, int]] = {}
         self._origins = Origins(settings.origins) if settings.origins else None
         self._rates = Rates(settings.rate, clock) if settings.rate else None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="tidemill-score")
-        self._stop = threading.Event()
-        self._poller = threading.Thread(target=self._poll, name="tidemill-deployments", daemon=True)
-        writers: dict[int, LogWriter] = {}
+        self._closed = False
+        self.conditions = Conditions(clock)
         self.shadows: dict[int, Shadows] = {}
         self.endpoints: dict[str, Endpoint] = {}
-        for name, scorer in scorers.items():
-            writer = writers.setdefault(id(scorer.log), self._writer(scorer.log))
-            shadows = self.shadows.setdefault(id(scorer.log), Shadows(writer, max_rows=settings.shadow_rows))
-            beside = (writer, shadows, clock, settings)
-            self.endpoints[name] = GraphEndpoint(scorer, *beside) if isinstance(scorer, GraphScorer) else Endpoint(scorer, *beside)
-        for endpoint in self.endpoints.values():
-            endpoint.tracing = tracer is not None
-        self.writers: Sequence[LogWriter] = tuple(writers.values())
+        self.writers: Sequence[LogWriter] = self._serve(scorers)
         self._infer_paths = {f"/v2/models/{name}/infer": endpoint for name, endpoint in self.endpoints.items()}
         self._pages = Pages(
-            self.endpoints, self.writers, tuple(self.shadows.values()), lambda: self.stopping, self._lags, features, streams
+            self.endpoints,
+            self.writers,
+            tuple(self.shadows.values()),
+            self.conditions,
+            clock,
+            lambda: self.stopping,
+            known_us,
+            features,
+            streams,
         )
-        self.host = Host(self.endpoints, settings, self._pages.is_ready, self._load, self._unload, _new_id, feedback)
+        self.watch = Watch(self.endpoints, self.conditions, poll_s=settings.poll_s, publish=self._pages.publish, report=report, tell=tell)
+        self.host = Host(
+            self.endpoints, settings, self._pages.is_ready, self._load, self._unload, _new_id, feedback, self._pages.conditions
+        )
         self._router = Router(PROTOCOLS, self.host)
         if self.endpoints:
             self._feature_paths -= {"/openapi.json"}
 
-    def _lags(self) -> dict[str, float]:
-        """How far the newest known row in the online state of each view lies behind the present, in seconds."""
-        now = self._clock.now_us()
-        return {view: max(0, now - us) / SECOND_US for view, us in sorted(self._known_us().items())}
+    def _serve(self, scorers: Mapping[str, Scorer]) -> tuple[LogWriter, ...]:
+        """Make an endpoint of each scorer; answers the writers of their logs."""
+        writers: dict[int, LogWriter] = {}
+        for name, scorer in scorers.items():
+            writer = writers.get(id(scorer.log)) or self._writer(scorer.log, [n for n, s in scorers.items() if s.log is scorer.log])
+            writers[id(scorer.log)] = writer
+            shadows = self.shadows.setdefault(id(scorer.log), Shadows(writer, max_rows=self.settings.shadow_rows))
+            beside = (writer, shadows, self._clock, self.settings)
+            self.endpoints[name] = GraphEndpoint(scorer, *beside) if isinstance(scorer, GraphScorer) else Endpoint(scorer, *beside)
+            self.endpoints[name].tracing = self._tracer is not None
+            scorer.plan.watch(self._told(name, "online_store", without_features(scorer.service)))
+        return tuple(writers.values())
 
-    def _writer(self, log: PredictionLog) -> LogWriter:
-        return LogWriter(log, self._acknowledge, backlog_rows=self.settings.backlog_rows, at_once=not self.settings.log_sync)
+    def _told(self, service: str, cause: Cause, means: str) -> Callable[[str], None]:
+        """Who hears from somebody else why something is gone, and that it is back."""
+        return lambda reason: self.conditions.state(service, cause, reason, means)
+
+    def _writer(self, log: PredictionLog, services: Sequence[str]) -> LogWriter:
+        """The writer of a log that these services share."""
+        rows = self.settings.backlog_rows
+        hears = [self._told(name, "prediction_log", without_log(rows)) for name in services]
+
+        def told(reason: str) -> None:
+            for hear in hears:
+                hear(reason)
+
+        return LogWriter(log, self._acknowledge, backlog_rows=rows, at_once=not self.settings.log_sync, told=told)
 
     # the life of the server
 
@@ -149,12 +171,12 @@ class ModelServer:
             endpoint.bind(loop, self._threads)
         if self._features is not None:
             self._features.bind(self._threads)
-        self.refresh()
+        self.watch.refresh()
         for writer in self.writers:
             writer.start()
         for shadows in self.shadows.values():
             shadows.start()
-        self._poller.start()
+        self.watch.start()
 
     def __rsgi_del__(self, _loop: asyncio.AbstractEventLoop) -> None:
         """End, unless whoever runs the server waits for requests in flight first and closes it then."""
@@ -175,66 +197,29 @@ class ModelServer:
 
     def close(self) -> None:
         """Finish what was accepted: shadows, then the log. Idempotent."""
-        if self._stop.is_set():
+        if self._closed:
             return
-        self.stopping = True
-        self._stop.set()
+        self.stopping = self._closed = True
         for shadows in self.shadows.values():
             shadows.close()
         for writer in self.writers:
             writer.close()
         self._threads.shutdown()
         self._pages.publish()
-        self._tell_counts()
+        self.watch.stop()
         if self._tracer is not None:
             self._tracer.close()
 
-    def refresh(self) -> dict[str, bool | str]:
-        """Take over changed deployments of every service; answers per service whether it changed, or why it could not."""
-        return {name: self._refresh(endpoint) for name, endpoint in self.endpoints.items()}
-
     async def _load(self, endpoint: Endpoint) -> bool | str:
-        return await asyncio.get_running_loop().run_in_executor(None, self._refresh, endpoint, True)
+        if self.conditions.has("ledger"):
+            return endpoint.problem or "the ledger does not answer, so which versions are deployed cannot be told; see /v2/health"
+        return await asyncio.get_running_loop().run_in_executor(None, self.watch.take_over, endpoint, True)
 
     def _unload(self, endpoint: Endpoint) -> None:
         if self._pages.board is not None:
             raise ConflictError("several processes answer here, and each would have to be told; restart with serving.workers=1 to unload")
         endpoint.scorer.release()
         endpoint.problem = "unloaded by a request; POST /v2/repository/models/NAME/load brings it back"
-
-    def _refresh(self, endpoint: Endpoint, again: bool = False) -> bool | str:
-        scorer = endpoint.scorer
-        try:
-            changed = scorer.refresh(again=again)
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with a new model, the old one goes on answering
-            reason = str(error) if isinstance(error, TidemillError) else repr(error)
-            if endpoint.problem != reason:
-                logger.error("deployment.failed", extra={"service": scorer.service.name, "reason": reason})
-            endpoint.problem = reason
-            return reason
-        if not scorer.released:
-            endpoint.problem = ""
-        if changed:
-            served = [f"{d.role}={d.version}" for d in scorer.lineup.deployments]
-            logger.info("deployment.changed", extra={"service": scorer.service.name, "serves": served})
-        return changed
-
-    def _poll(self) -> None:
-        while not self._stop.wait(self.settings.poll_s):
-            self.refresh()
-            self._pages.publish()
-            self._tell_counts()
-
-    def _tell_counts(self) -> None:
-        """State what versions under comparison did since the last time, where the loop that judges them finds it."""
-        for endpoint in self.endpoints.values() if self._report is not None else ():
-            counted = endpoint.scorer.tally.changed()
-            try:
-                if counted and self._report is not None:
-                    self._report(counted)
-            except Exception as error:  # noqa: BLE001 - the ledger may be gone: answers go on, and the counts are stated with the next ones
-                endpoint.scorer.tally.again(counted)
-                logger.error("tally.lost", extra={"service": endpoint.scorer.service.name, "reason": str(error)})
 
     def _acknowledge(self, groups: list[Group], logged: bool) -> None:
         """Called by the writer's thread: one wake-up of the loop for all groups that were made durable together."""
@@ -356,7 +341,7 @@ class ModelServer:
         try:
             page = self._describe if path == "/openapi.json" else self._pages.at.get(path)
             found = None if page is not None else self._router.find(scope.method, path)
-            status, headers, body = self._page(scope, path, page) if page is not None else (0, [], b"")
+            status, headers, body = await self._page(scope, path, page) if page is not None else (0, [], b"")
         except Exception as error:  # noqa: BLE001 - the boundary of the process: every error becomes an answer
             found = None
             status, body = failure(error)
@@ -369,12 +354,15 @@ class ModelServer:
         features = feature_openapi() if self._features is not None else None
         return reply(openapi(self._router.routes, list(self.endpoints), features))
 
-    def _page(self, scope: Any, path: str, page: Callable[[], Reply]) -> Reply:
+    async def _page(self, scope: Any, path: str, page: Callable[[], Reply]) -> Reply:
         if scope.method not in ("GET", "HEAD"):
             raise MethodError(f"{path} is read with GET")
         if path not in _OPEN:
             self._authorise(scope, "read")
-        return self._pages.exposition(scope.headers.get("accept") or "") if path == "/metrics" else page()
+        if path != "/metrics":
+            return page()
+        # it asks the online store and the ledger as well, which may take long to say no
+        return await asyncio.get_running_loop().run_in_executor(None, self._pages.exposition, scope.headers.get("accept") or "")
 
     async def _answer(self, scope: Any, http: Http, found: Found) -> Reply:
         """Answer by a protocol's route; a prediction is counted, traced and told wherever it comes in."""
@@ -435,6 +423,7 @@ def build_app(
     streams: Gauges = dict,
     feedback: Feedback | None = None,
     report: Report | None = None,
+    tell: Tell | None = None,
     tracer: Tracer | None = None,
 ) -> ModelServer:
     """The RSGI application that serves each scorer under its service's name.
@@ -449,6 +438,7 @@ def build_app(
         streams: tells how far streams are followed, for the metrics: values by label text, by name.
         feedback: keeps the label that feedback of Seldon's protocol states; without it such feedback is refused.
         report: takes what versions of a rollout have counted, by deployment and role.
+        tell: takes what the server has to do without, for the console.
         tracer: traces requests; without one they do nothing for it.
     """
     return ModelServer(
@@ -461,6 +451,7 @@ def build_app(
         streams=streams,
         feedback=feedback,
         report=report,
+        tell=tell,
         tracer=tracer,
     )
 

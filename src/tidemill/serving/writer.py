@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import queue
 import threading
 from collections import deque
@@ -12,7 +11,6 @@ from time import monotonic
 
 from tidemill.serving.ports import Prediction, PredictionLog
 
-logger = logging.getLogger(__name__)
 Acknowledge = Callable[[list["Group"], bool], None]
 _PIECE = 5_000
 
@@ -34,11 +32,20 @@ class LogWriter:
     `backlog_rows` predictions wait in memory. Every `probe_s` the log is tried again with what waits; from the first success on
     all is as before. What no longer fits is counted in `lost`.
 
+    `told` gets the reason when the log stops taking predictions, and an empty text when it takes them again.
+
     With `at_once`, for a log that does not wait for its disk, `write` does it in the caller's thread.
     """
 
     def __init__(
-        self, log: PredictionLog, acknowledge: Acknowledge, *, backlog_rows: int = 50_000, probe_s: float = 1.0, at_once: bool = False
+        self,
+        log: PredictionLog,
+        acknowledge: Acknowledge,
+        *,
+        backlog_rows: int = 50_000,
+        probe_s: float = 1.0,
+        at_once: bool = False,
+        told: Callable[[str], None] = lambda _reason: None,
     ) -> None:
         self.degraded = False
         self.reason = ""
@@ -46,6 +53,7 @@ class LogWriter:
         self._log = log
         self._acknowledge = acknowledge
         self._at_once = at_once
+        self._told = told
         self._probe_s = probe_s
         self._probe_at = 0.0
         self._backlog: deque[Prediction] = deque(maxlen=backlog_rows)
@@ -128,15 +136,14 @@ class LogWriter:
             for _ in piece:
                 self._backlog.popleft()
         self.degraded = False
-        logger.warning("prediction_log.recovered", extra={"lost": self.lost})
+        self._told("")
 
     def _append(self, predictions: list[Prediction]) -> bool:
         try:
             self._log.append(predictions)
         except Exception as error:  # noqa: BLE001 - the writer's thread must outlive whatever the log raises; the reason is kept
-            if not self.degraded:
-                logger.error("prediction_log.degraded", extra={"reason": str(error)})
             self.degraded, self.reason = True, str(error)
+            self._told(self.reason)
             self._probe_at = monotonic() + self._probe_s
             return False
         return True

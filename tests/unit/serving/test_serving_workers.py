@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -15,6 +16,7 @@ import pytest
 from tests.support.serving_kit import FULL, Stack, body, free_port, server
 from tests.unit.serving.test_serving_process import Load
 
+from tidemill.core.conditions import Condition
 from tidemill.core.errors import UnavailableError
 from tidemill.serving.board import Board
 from tidemill.serving.embedded import SqlitePredictionLog
@@ -142,6 +144,14 @@ def test_a_board_adds_up_what_lives_and_what_has_ended(tmp_path: Path) -> None:
         board._file = tmp_path / f"{'aab'[number]}.{number}.json"
         board.write({"late": metrics[number]}, {"log_degraded": 1, "log_backlog_rows": 5}, {"log_lost_total": 7})
         os.utime(board._file, (number, number))
+    gone = Condition("late", "model", 7, "means", "why")
+    boards[0].write({"late": metrics[0]}, {}, {}, [replace(gone, cause="ledger")])
+    os.utime(boards[0]._file, (0, 0))
+    boards[1].write({"late": metrics[1]}, {"log_degraded": 1, "log_backlog_rows": 5}, {"log_lost_total": 7}, [gone])
+    os.utime(boards[1]._file, (1, 1))
+    assert boards[2].conditions([replace(gone, since_us=9)]) == [gone], "noticed first by another; one that has ended does not count"
+    boards[0].write({"late": metrics[0]}, {"log_degraded": 1, "log_backlog_rows": 5}, {"log_lost_total": 7})
+    os.utime(boards[0]._file, (0, 0))
     total, now, ever = boards[2].together({"late": metrics[2]}, {"log_degraded": 0, "log_backlog_rows": 1}, {"log_lost_total": 0})
     assert (total["late"].requests, total["late"].errors[400], total["late"].predictions[1, "live"]) == (7, 7, 70)
     assert sum(total["late"].latency.counts) == 3
@@ -157,3 +167,31 @@ def test_one_request_over_two_workers_on_the_wire(stack: Stack) -> None:
         assert answer.json()["parameters"]["logged"] is True
         process.send_signal(signal.SIGTERM)
         assert process.wait(40) == 0
+
+
+def test_what_one_of_two_workers_has_to_do_without_is_told_by_both(stack: Stack) -> None:
+    port, secret = free_port(), stack.tokens.make("w", "admin")
+    folder = stack.home / "predictions.db-arrived"
+    folder.touch()  # a file where the journal's folder has to be: whoever is asked to log cannot
+    where, headers = f"http://127.0.0.1:{port}", {"authorization": f"Bearer {secret}"}
+
+    def told() -> list[tuple[str, ...]]:
+        """Asked on new connections, so by whichever process takes each."""
+        return [tuple(c["cause"] for c in httpx.get(f"{where}/v2/health", timeout=20).json()["conditions"]) for _ in range(12)]
+
+    with server(stack.home, port, 2) as process:
+        wait_for("both workers", lambda: listening(port) == 2)
+        answer = httpx.post(f"{where}/v2/models/late/infer", content=body(FULL), headers=headers, timeout=20)
+        assert answer.json()["parameters"]["logged"] == "degraded"
+        wait_for("one view", lambda: told() == [("prediction_log",)] * 12)
+        texts = [httpx.get(f"{where}/metrics", headers=headers, timeout=20).text for _ in range(6)]
+        assert all('tidemill_degraded{service="late",cause="prediction_log"} 1\n' in text for text in texts)
+        moved = (stack.home / "ledger.db").rename(stack.home / "elsewhere")
+        wait_for("both causes", lambda: told() == [("ledger", "prediction_log")] * 12)
+        assert httpx.get(f"{where}/v2/health/ready", timeout=20).status_code == 200
+        folder.unlink()
+        moved.rename(stack.home / "ledger.db")
+        wait_for("nothing any more", lambda: told() == [()] * 12)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(40) == 0
+    assert [p.id for p in SqlitePredictionLog(stack.home / "predictions.db").read("late")] == [answer.json()["id"]]

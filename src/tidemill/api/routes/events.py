@@ -15,6 +15,7 @@ from tidemill.api.needs import Needs
 from tidemill.api.queries import events
 from tidemill.api.routes.shared import Limit, Platform
 from tidemill.api.tidy import TidyResponse
+from tidemill.core.errors import LedgerGoneError
 
 router = APIRouter(tags=["events"])
 POLL_S = 0.5
@@ -27,11 +28,17 @@ def _read(platform: Needs, seq: int, limit: int) -> list[dict[str, Any]]:
 
 
 async def follow(platform: Needs, seq: int, *, poll_s: float = POLL_S, heartbeat_s: float = HEARTBEAT_S) -> AsyncIterator[bytes]:
-    """Server-sent events behind `seq`, for ever; a comment every `heartbeat_s` of silence keeps proxies from hanging up."""
+    """Server-sent events behind `seq`, for ever; a comment every `heartbeat_s` of silence keeps proxies from hanging up.
+
+    While the ledger is gone there is silence: the browser's connection stays, and what happened comes once it is back.
+    """
     silent = 0.0
     yield b"retry: 2000\n\n"
     while True:
-        found = await run_in_threadpool(_read, platform, seq, 200)
+        try:
+            found = await run_in_threadpool(_read, platform, seq, 200)
+        except LedgerGoneError:
+            found = []
         for item in found:
             seq = item["seq"]
             yield b"id: %d\ndata: %s\n\n" % (seq, msgspec.json.encode(item))

@@ -20,6 +20,7 @@ from tidemill.console.figures import latency
 from tidemill.console.render import page, platform_of
 from tidemill.core.errors import UnavailableError
 from tidemill.core.instants import DAY_US, HOUR_US
+from tidemill.ledger import conditions
 from tidemill.serving.ports import Prediction
 
 router = APIRouter(include_in_schema=False)
@@ -39,6 +40,7 @@ def listing(request: Request, service: str = "", offset: int = 0) -> Response:
         history = services.history(db, name, offset=offset, limit=20)
         made = decisions.listing(db, service=name, limit=40).items
         replayed, loaded = traffic.listing(db, name)[:6], loadtests.listing(db, name)[:6]
+        without = [c for c in conditions.current(db, platform.clock.now_us()) if c.service == name]
         health, look = state.find(db, f"serving:{name}"), state.find(db, f"rollout:{name}")
     answered = _recent(platform, name, now_us) if name else []
     shown = latency([p.latency_us for p in answered])
@@ -49,7 +51,7 @@ def listing(request: Request, service: str = "", offset: int = 0) -> Response:
         request, "services.html", "services", now_us=now_us, names=names, name=name, definition=platform.definitions.services.get(name), current=current,
         replayed=replayed, loaded=loaded,
         nodes=nodes, graph=composed(nodes),
-        history=history, health=health, answered=answered, latency=shown, trying=look if trying else None,
+        history=history, health=health, without=without, answered=answered, latency=shown, trying=look if trying else None,
         past=past, recent=answered[-12:][::-1],
         split=shares([(f"v{d['version']} {d['role']}", d["role"], d["weight"]) for d in current if d["weight"]], label="Traffic split", width=720),
         spread=histogram(shown["edges"], shown["counts"], label="Latency of the last answers", width=420) if shown else "",

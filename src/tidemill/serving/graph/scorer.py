@@ -23,6 +23,10 @@ OWN_VERSION = 0
 """What a graph of others' models answers as: it has no version of its own, its route says which versions answered."""
 
 
+class NoVersionError(UnavailableError):
+    """A node asks for a version of another's model, and there is none; there may be one any time."""
+
+
 class GraphScorer(Scorer):
     """A `Scorer` whose deployments each answer by the graph, with their own model at the node that is the service's own.
 
@@ -81,7 +85,7 @@ class GraphScorer(Scorer):
 
     def _in_memory(self, digest: str) -> LoadedModel:
         if digest not in self._memory:
-            self._memory[digest] = self._runtime.load(self._blobs.fetch(digest))
+            self._memory[digest] = self._loaded(digest)
         return self._memory[digest]
 
     # answering
@@ -128,17 +132,17 @@ class GraphScorer(Scorer):
 
 
 def version_for(service: str, node: ModelNode, registry: ModelRegistry, router: Router) -> ModelVersion:
-    """The version that a node of another's model asks for now. Raises `UnavailableError` when there is none."""
+    """The version that a node of another's model asks for now. Raises `NoVersionError` when there is none."""
     try:
         if node.version is not None or node.alias:
             return registry.get(node.registered, node.version if node.version is not None else node.alias)
     except NotFoundError as error:
-        raise UnavailableError(
+        raise NoVersionError(
             f"node {node.name!r} of {service!r} asks for {node.wanted} of {node.registered!r}, which there is not: {error}"
         ) from error
     live = next((d for d in router.deployments(node.registered) if d.role == "live"), None)
     if live is None:
-        raise UnavailableError(
+        raise NoVersionError(
             f"node {node.name!r} of {service!r} asks for what {node.registered!r} has live, and nothing is; deploy a version of it first"
         )
     return registry.get(live.model, live.version)

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
+from tidemill.core.conditions import Condition
 from tidemill.core.errors import InvalidError, NotFoundError, not_found
 from tidemill.serving.admission import TIMEOUT_HEADER, limit, seconds_given, within
 from tidemill.serving.endpoint import Endpoint
@@ -168,6 +169,7 @@ class Host:
     unload: Callable[[Endpoint], None]
     make_id: Callable[[], str]
     feedback: Feedback | None = None
+    conditions: Callable[[], Sequence[Condition]] = tuple
 
     @property
     def only(self) -> Endpoint | None:

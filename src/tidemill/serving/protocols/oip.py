@@ -22,6 +22,8 @@ from tidemill.serving.protocols.reading import unpacked
 
 EXTENSIONS = ("model_repository", "model_repository(unload)", binary.EXTENSION, "parameters")
 LENGTH = "inference-header-content-length"
+DEGRADED = "tidemill-degraded"
+"""Header of the readiness answer, whose body is the protocol's: what each service has to do without; /v2/health says more."""
 _NO_VERSION = msgspec.json.Decoder(dict[str, Any]).decode
 
 
@@ -83,7 +85,13 @@ class OpenInference:
         out = [
             Route("GET", "/v2", _server, "Name, version and extensions of the server."),
             Route("GET", "/v2/health/live", _live, "That the process answers.", None),
-            Route("GET", "/v2/health/ready", _ready, "That every service has a live model; 503 before.", None),
+            Route(
+                "GET",
+                "/v2/health/ready",
+                _ready,
+                "That every service has a live model; 503 before. A header names what is gone meanwhile.",
+                None,
+            ),
             Route(
                 "POST",
                 "/v2/repository/index",
@@ -122,7 +130,9 @@ async def _live(_asked: Asked) -> Reply:
 
 async def _ready(asked: Asked) -> Reply:
     ready = asked.host.ready()
-    return reply({"ready": ready}, 200 if ready else 503)
+    status, headers, body = reply({"ready": ready}, 200 if ready else 503)
+    without = ", ".join(f"{c.service}={c.cause}" for c in asked.host.conditions())
+    return status, [*headers, (DEGRADED, without)] if without else headers, body
 
 
 async def _metadata(asked: Asked) -> Reply:
