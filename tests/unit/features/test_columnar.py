@@ -76,6 +76,8 @@ def test_an_index_finds_what_a_dict_finds() -> None:
         index.add(np.array(hashes, dtype=np.uint64), np.array(numbers, dtype=np.int64))
         for h, n in zip(hashes, numbers, strict=True):
             kept.setdefault(h, []).append(n)
+        if turn % 3 == 1:
+            continue  # the next look finds both additions
         asked = sorted(draw.sample(range(320), 20))
         places, found = index.find(np.array(asked, dtype=np.uint64))
         assert sorted(zip(places.tolist(), found.tolist(), strict=True)) == sorted(
@@ -88,7 +90,7 @@ def test_runs_stay_few_and_rows_are_copied_seldom() -> None:
     index = Index()
     for turn in range(2000):
         index.add(np.arange(50, dtype=np.uint64) * 7919 + np.uint64(turn), np.arange(50))
-        assert len(index._runs) <= 10
+        assert len(index._runs()) <= 10
 
 
 @settings(max_examples=200, deadline=None)

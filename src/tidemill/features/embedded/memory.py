@@ -159,31 +159,29 @@ class TableMemory:
         keep = np.flatnonzero(horizon(batch.event, batch.known) >= floor)
         if self.table.keys and len(keep) < len(batch):
             keep = np.flatnonzero(np.isin(batch.identity, batch.identity[keep]))
-        batch, end, order = self._once(batch.take(keep))
+        batch, end = self._once(batch.take(keep))
         number = 1 + np.arange(len(batch))
         self.rows.add(number, batch, bare=True)
-        self._by_identity.add_sorted(batch.identity[order], number[order])
+        self._by_identity.add(batch.identity, number)
         self._number, self._floor, self._paths = len(batch), floor, list(paths)
         return batch, number, end
 
-    def _once(self, batch: Batch) -> tuple[Batch, Int64, Int64]:
-        """Leave out rows that are there twice; answer the rest, when each is superseded, and their order by identity."""
-        order = np.argsort(batch.identity, kind="stable")
+    def _once(self, batch: Batch) -> tuple[Batch, Int64]:
+        """Leave out rows that are there twice; answer the rest, and when each is superseded."""
+        end = np.full(len(batch), FOREVER, dtype=np.int64)
+        order = np.argsort(batch.identity)
         again = np.zeros(len(batch), dtype=bool)
         again[1:] = batch.identity[order][1:] == batch.identity[order][:-1]
-        end = np.full(len(batch), FOREVER, dtype=np.int64)
         if not again.any():
-            return batch, end, order
+            return batch, end
         again[:-1] |= again[1:]
         several = np.sort(order[again])
         several, twice = self._without_known(batch, several, np.zeros(0, dtype=np.int64))
         end[several] = ends_of(batch.identity[several], batch.known[several], several)
-        if not len(twice):
-            return batch, end, order
         wanted = np.ones(len(batch), dtype=bool)
         wanted[twice] = False
         rest = np.flatnonzero(wanted)
-        return batch.take(rest), end[rest], (np.cumsum(wanted) - 1)[order[wanted[order]]]
+        return batch.take(rest), end[rest]
 
     def history(self, plan: ViewPlan, key: Any, at: int) -> list[tuple[Row, int, int]]:
         """Rows of a key with the interval in which each counts. Raises `InvalidError` when rows that counted at `at` are forgotten."""
@@ -221,8 +219,9 @@ class TableMemory:
     def _key_index(self, plan: ViewPlan) -> Index:
         index = self._by_key.get(plan.view.name)
         if index is None:
-            index = self._by_key[plan.view.name] = Index()
+            index = Index()
             index.add(decode.key_words(plan, self.rows.all_values()), self.rows.number[self.rows.bare :])
+            self._by_key[plan.view.name] = index
         return index
 
     def look_up(self, wanted: Mapping[str, Sequence[Any]]) -> tuple[Int64, pa.Table]:

@@ -94,5 +94,5 @@ def _words(header: int, values: npt.NDArray[np.generic], kind: str) -> pa.Array:
     made = np.empty((len(values), 1 + width), dtype=np.uint8)
     made[:, 0] = header
     made[:, 1:] = values.astype(kind).view(np.uint8).reshape(-1, width)
-    fixed = pa.FixedSizeBinaryArray.from_buffers(pa.binary(1 + width), len(made), [None, pa.py_buffer(made)])
-    return fixed.cast(pa.large_binary())
+    ends = np.arange(0, made.size + 1, 1 + width)
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(made), [None, pa.py_buffer(ends), pa.py_buffer(made)])

@@ -66,6 +66,9 @@ class RowStore:
 
     def _add(self, words: dict[str, npt.NDArray[Any]]) -> None:
         length = self.length + len(words["number"])
+        if not self.length:  # nothing to copy: who adds more makes room for it
+            self._words, self.length = words, length
+            return
         for name, kept in self._words.items():
             if length > len(kept):
                 grown = np.empty(max(length, len(kept) * 5 // 4 + 64), dtype=kept.dtype)
