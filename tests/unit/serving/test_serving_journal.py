@@ -3,6 +3,8 @@
 import os
 import sqlite3
 import threading
+import time
+from collections.abc import Callable
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 
 from tidemill.core.errors import UnavailableError
 from tidemill.serving.embedded import SqlitePredictionLog
-from tidemill.serving.embedded.journal import Journal, claimed, frames, segments
+from tidemill.serving.embedded.journal import Ahead, Journal, claimed, frames, segments
 from tidemill.testing.kills import Report, until_killed
 from tidemill.testing.serving import prediction
 
@@ -45,6 +47,83 @@ def test_a_full_segment_is_followed_by_another(tmp_path: Path) -> None:
     for path, free in zip(found, (True, True, False), strict=True):
         with claimed(path) as mine:
             assert mine is free
+
+
+def until(reached: Callable[[], bool]) -> None:
+    """Wait for a thread beside."""
+    for _ in range(3_000):
+        if reached():
+            return
+        time.sleep(0.01)
+    raise AssertionError("not reached within 30 s")
+
+
+def busy_until_moved(journal: Journal, folder: Path) -> int:
+    """Append numbers until the journal has moved on to a segment filled with zeros; how many, with one more after it."""
+    numbers = count()
+
+    def moved() -> bool:
+        journal.append([b"%06d" % next(numbers)])
+        return any(path.read_bytes()[:1] not in (b"", b"\0") and path.stat().st_size > 1 << 20 for path in segments(folder))
+
+    until(moved)
+    journal.append([b"%06d" % next(numbers)])
+    return next(numbers)
+
+
+def all_bodies(folder: Path) -> list[bytes]:
+    return [body for path in segments(folder) for body in bodies(path)]
+
+
+def test_a_busy_writer_moves_on_to_zeros_and_keeps_its_order(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, busy_bytes=1)
+    n = busy_until_moved(journal, tmp_path)
+    assert all_bodies(tmp_path) == [b"%06d" % i for i in range(n)]
+    started = [path for path in segments(tmp_path) if bodies(path)]
+    for path, free in zip(started, (True, False), strict=True):
+        with claimed(path) as mine:
+            assert mine is free
+    journal.close()
+    until(lambda: segments(tmp_path) == started)  # what was being filled has gone
+    assert all_bodies(tmp_path) == [b"%06d" % i for i in range(n)]
+    assert sum(path.stat().st_size for path in started) == n * 14, "zeros were left behind"
+
+
+def test_half_a_frame_among_zeros_is_none_and_gives_way_to_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal(tmp_path, busy_bytes=1)
+    n = busy_until_moved(journal, tmp_path)
+    syncs = os.fdatasync
+
+    def fail(fd: int) -> None:
+        if fd == journal._file:
+            raise OSError(5, "Input/output error")
+        syncs(fd)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fdatasync", fail)
+        with pytest.raises(OSError, match="Input/output"):
+            journal.append([b"x" * 50])
+    journal.append([b"%06d" % n])
+    assert all_bodies(tmp_path) == [b"%06d" % i for i in range(n + 1)]
+    journal.close()
+
+
+def test_a_disk_without_room_for_zeros_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = threading.Event()
+
+    def full(_ahead: Ahead, _path: Path) -> None:
+        tried.set()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Ahead, "_fill", full)
+    journal = Journal(tmp_path, segment_bytes=200, busy_bytes=1)
+    for i in range(5):
+        journal.append([b"%06d" % i])
+    assert tried.wait(30)
+    for i in range(5, 30):
+        journal.append([b"%06d" % i])
+    assert all_bodies(tmp_path) == [b"%06d" % i for i in range(30)]
+    journal.close()
 
 
 def test_what_could_not_be_written_whole_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,3 +202,20 @@ def test_kill_9_while_it_writes_and_takes_over(tmp_path: Path) -> None:
     ids = [p.id for p in SqlitePredictionLog(tmp_path / "p.db").read("svc")]
     assert ids == [f"id-{i:06d}" for i in range(len(ids))]
     assert len(ids) in (3 * (last + 1), 3 * (last + 2))
+
+
+def append_numbers(journal: Journal, report: Report) -> None:
+    for i in count():
+        journal.append([b"%06d" % i])
+        if journal._zeroed:
+            report(i)
+
+
+def test_kill_9_while_it_writes_over_zeros(tmp_path: Path) -> None:
+    last = until_killed(append_numbers, partial(Journal, tmp_path, busy_bytes=1))[-1]
+    found = all_bodies(tmp_path)
+    assert found == [b"%06d" % i for i in range(len(found))]
+    assert len(found) in (last + 1, last + 2)
+    for path in segments(tmp_path):
+        with claimed(path) as mine:
+            assert mine
