@@ -61,6 +61,32 @@ def test_requests_for_many_keys_are_limited(tmp_path: Path) -> None:
         ask(reader, 1, *(str(i) for i in range(100_000)))
 
 
+def test_each_request_gets_its_own_answer_also_beside_keys_that_are_null_unknown_or_of_other_names(tmp_path: Path) -> None:
+    """Views with one key, with another one and with two; rows whose ttl is over, or that wait for their time; a time before the writer's."""
+    word = FeatureView("word", Entity("word"), TRIPS, [latest("delay", ttl="10m")])
+    pair = FeatureView("pair", (Entity("place"), Entity("word")), TRIPS, [latest("delay", ttl="2h")])
+    all_ = Definitions(views={v.name: v for v in (LAST, word, pair, BUSY)})
+    store = SqliteOnlineStore(tmp_path / "o.db")
+    processor, reader = ViewProcessor(store, all_), OnlineReader(store, all_)
+    processor.push("trips", trips(("x", "a", 1, 2.0), ("y", "b", 30, 3.0), ("z", "c", 40, 5.0)))
+    processor.push("trips", trips(("v", "b", 3, 7.0), word="v"))
+    processor.commit()
+    requests = [{"place": p, "word": w} for p in ("a", None, "b", "nobody", "c") for w in ("w", None, "v")]
+    for minute in (3, 2, 35):
+        processor.read(list(all_.views.values()), requests, minute * MINUTE)
+        processor.commit()
+        together = reader.read(list(all_.views.values()), requests, minute * MINUTE)
+        assert together == processor.read(list(all_.views.values()), requests, minute * MINUTE)
+        assert together == [reader.read(list(all_.views.values()), [request], minute * MINUTE)[0] for request in requests]
+    found = [(a["last__delay"], a["word__delay"], a["pair__delay"], a["busy__count_1h"]) for a in together]
+    assert found[:3] == [(2.0, 3.0, 2.0, 1), (2.0, None, None, 1), (2.0, None, None, 1)]
+    assert found[3:9] == [
+        (None, 3.0, None, 0), (None, None, None, 0), (None, None, None, 0),
+        (3.0, 3.0, 3.0, 2), (3.0, None, None, 2), (3.0, None, 7.0, 2),
+    ]  # fmt: skip
+    assert found[9:] == [(None, 3.0, None, 0), (None, None, None, 0), (None, None, None, 0)] * 2
+
+
 def test_a_value_that_is_too_large_is_refused_and_nothing_is_lost(tmp_path: Path) -> None:
     processor = ViewProcessor(SqliteOnlineStore(tmp_path / "o.db"), BOTH)
     processor.push("trips", trips(("x", "a", 1, 2.0)))

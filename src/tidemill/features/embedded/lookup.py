@@ -52,7 +52,7 @@ class OnlineLookup:
     def _found(self, sight: Sight, key: Any, body: bytes | None, at_us: int) -> Found:
         plan, values = sight.plan, dict[str, Any]()
         if body is not None and (self.tail is None or self.tail.empty):
-            glanced = plan.glance(body, at_us, values)
+            (glanced,) = plan.glance([body], at_us, [values])
             if glanced is not None:
                 return Found(values, glanced, True)
         state = plan.unpack(body)

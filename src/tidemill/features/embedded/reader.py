@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import repeat
 from typing import Any
 
 from tidemill.core.definitions import Definitions, FeatureView
@@ -36,29 +37,34 @@ class OnlineReader:
             raise InvalidError(f"{len(keys)} keys in one read; ask for {MAX_KEYS} at most at once")
         sights = [self._sights.of(v) for v in views]
         wanted = [s.place.sentinel for s in sights]
-        asked: list[tuple[Sight, Any]] = []
-        for request in keys:
-            for sight in sights:
-                key = request.get(sight.single) if sight.single else None
-                if key is None:
-                    key = request_key(sight.plan, request)
-                asked.append((sight, key))
-                if key is not None:
-                    wanted.append((sight.stored, key_text(key)))
-        found = iter(self._online.read(wanted))
-        clocks = {id(s): self._sights.clock(s, next(found)) for s in sights}
+        spelled: dict[tuple[str, ...], tuple[list[Any], list[str]]] = {}
+        for sight in sights:
+            of = sight.plan.keys
+            if of not in spelled:
+                spelled[of] = _spelled(sight, keys)
+            wanted += zip(repeat(sight.stored), spelled[of][1])
+        found = self._online.read(wanted)
+        clocks = [*map(self._sights.clock, sights, found)]
+        start = len(sights)
         answers: list[dict[str, Any]] = [{} for _ in keys]
-        n = len(sights)
-        for i, (sight, key) in enumerate(asked):
-            body = None if key is None else next(found)
-            if body is None and at_us >= clocks[id(sight)]:
-                answers[i // n].update(sight.plan.nothing)
-            elif body is None or sight.plan.glance(body, at_us, answers[i // n]) is None:
-                self._answer(sight, key, body, at_us, answers[i // n])
+        for sight, clock in zip(sights, clocks, strict=True):
+            asked, texts = spelled[sight.plan.keys]
+            bodies, start = found[start : start + len(texts)], start + len(texts)
+            if len(texts) < len(asked):
+                rest = iter(bodies)
+                bodies = [None if key is None else next(rest) for key in asked]
+            events = sight.plan.glance(bodies, at_us, answers)
+            if None in events:
+                for i, event in enumerate(events):
+                    if event is None:
+                        self._answer(sight, asked[i], bodies[i], clock, at_us, answers[i])
         return answers
 
-    def _answer(self, sight: Sight, key: Any, body: bytes | None, at_us: int, into: dict[str, Any]) -> None:
+    def _answer(self, sight: Sight, key: Any, body: bytes | None, clock: int, at_us: int, into: dict[str, Any]) -> None:
         plan = sight.plan
+        if body is None and at_us >= clock:
+            into.update(plan.nothing)
+            return
         state = None if body is None else plan.unpack(body)
         if state is None or at_us < state.clock:
             state = plan.rebuild(self._sights.memory(sight).history(plan, key, at_us), at_us)
@@ -83,3 +89,12 @@ class OnlineReader:
         cursors = self._online.cursors()
         served = current(cursors)
         return {p.view.name: p.known_us for p in places(cursors) if p.known_us is not None and served.get(p.view.name) == p.name}
+
+
+def _spelled(sight: Sight, requests: Sequence[Mapping[str, Any]]) -> tuple[list[Any], list[str]]:
+    """The key of each request, None where a part of it is null; and how those that are not are spelled in the store."""
+    name, plan = sight.single, sight.plan
+    found = [request.get(name) for request in requests] if name else [None] * len(requests)
+    if None in found:
+        found = [request_key(plan, request) if key is None else key for key, request in zip(found, requests, strict=True)]
+    return found, [key_text(key) for key in found if key is not None]

@@ -114,8 +114,10 @@ class ViewPlan:
         self.formulas = formulas(view)
         self.ttl = max((ttl for _, _, ttl in self.latest), default=-1)
         self._names = [name for name, _, _ in self.latest]
-        self._youngest = min((ttl for _, _, ttl in self.latest), default=-1)
-        self._plain = [i for _, i, _ in self.latest] == list(range(len(self.fields)))
+        plain = [i for _, i, _ in self.latest] == list(range(len(self.fields)))
+        self._youngest = (
+            min((ttl for _, _, ttl in self.latest), default=-1) if plain else -1
+        )  # up to that age a row's values are the answer
         self.kept = 2 if view.table.keys else 1
         self.retention = max([w.over + w.hop for w in self.windows] + [self.ttl])
         self.nothing: dict[str, Any] = {}
@@ -164,27 +166,31 @@ class ViewPlan:
         ahead = [(t, n, s, tuple(r)) for t, n, s, r in ahead]
         return State(clock, ahead, tiles, [tuple(r) for r in newest], [None] * len(tiles), lows, cut)
 
-    def glance(self, body: bytes, at: int, into: dict[str, Any]) -> int | None:
-        """Put the features at `at` into a dict straight from a state's bytes, if its newest row says all; answer that row's event time.
+    def glance(self, bodies: Sequence[bytes | None], at: int, into: Sequence[dict[str, Any]]) -> list[int | None]:
+        """Put the features at `at` into dicts straight from the bytes of states, where the newest row says all; answer those rows' event times.
 
-        None, and nothing is put, where the whole state is needed.
+        None, and nothing is put, where there is no state or the whole of it is needed.
         """
         if self.windows:
-            return None
-        clock, ahead, _, newest, _ = _decode(body)
-        if ahead or at < clock or not newest:
-            return None
-        event: int
-        event, _, _, values = newest[-1]
-        age = at - event
-        if age <= self._youngest and self._plain:
-            into.update(zip(self._names, values, strict=True))
-        else:
-            for name, i, ttl in self.latest:
-                into[name] = values[i] if age <= ttl else None
-        for formula in self.formulas:
-            into[formula.name] = formula.one(into)
-        return event
+            return [None] * len(bodies)
+        names, youngest, formulas = self._names, self._youngest, self.formulas
+        told: list[int | None] = []
+        for body, features in zip(bodies, into, strict=True):
+            event = None
+            if body is not None:
+                clock, ahead, _, newest, _ = _decode(body)
+                if newest and not ahead and at >= clock:
+                    event, _, _, values = newest[-1]
+                    age = at - event
+                    if age <= youngest:
+                        features.update(zip(names, values))  # noqa: B905 - as many as fields; a keyword costs half as much again
+                    else:
+                        for name, i, ttl in self.latest:
+                            features[name] = values[i] if age <= ttl else None
+                    for formula in formulas:
+                        features[formula.name] = formula.one(features)
+            told.append(event)
+        return told
 
     def add(self, state: State, row: Row, visible: int, end: int) -> None:
         """Let a row count in [visible, end)."""
