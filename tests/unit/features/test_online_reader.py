@@ -72,12 +72,13 @@ def test_each_request_gets_its_own_answer_also_beside_keys_that_are_null_unknown
     processor.push("trips", trips(("v", "b", 3, 7.0), word="v"))
     processor.commit()
     requests = [{"place": p, "word": w} for p in ("a", None, "b", "nobody", "c") for w in ("w", None, "v")]
+    views, together = list(all_.views.values()), list[dict[str, Any]]()
     for minute in (3, 2, 35):
-        processor.read(list(all_.views.values()), requests, minute * MINUTE)
+        processor.read(views, requests, minute * MINUTE)
         processor.commit()
-        together = reader.read(list(all_.views.values()), requests, minute * MINUTE)
-        assert together == processor.read(list(all_.views.values()), requests, minute * MINUTE)
-        assert together == [reader.read(list(all_.views.values()), [request], minute * MINUTE)[0] for request in requests]
+        together = reader.read(views, requests, minute * MINUTE)
+        assert together == processor.read(views, requests, minute * MINUTE)
+        assert together == [reader.read(views, [request], minute * MINUTE)[0] for request in requests]
     found = [(a["last__delay"], a["word__delay"], a["pair__delay"], a["busy__count_1h"]) for a in together]
     assert found[:3] == [(2.0, 3.0, 2.0, 1), (2.0, None, None, 1), (2.0, None, None, 1)]
     assert found[3:9] == [
