@@ -1,6 +1,7 @@
 """The journal in front of the prediction log: what readers take over, and what a killed writer leaves."""
 
 import os
+import shutil
 import sqlite3
 import threading
 import time
@@ -124,6 +125,14 @@ def test_a_disk_without_room_for_zeros_stops_nobody(tmp_path: Path, monkeypatch:
         journal.append([b"%06d" % i])
     assert all_bodies(tmp_path) == [b"%06d" % i for i in range(30)]
     journal.close()
+
+
+def test_a_folder_that_somebody_removed_is_made_anew(tmp_path: Path) -> None:
+    log = SqlitePredictionLog(tmp_path / "p.db", ahead=True)
+    log.append([prediction(1)])
+    shutil.rmtree(tmp_path / "p.db-arrived")
+    log.append([prediction(2)])
+    assert [p.id for p in log.read("svc")] == ["id-000002"], "what is acknowledged is where readers look"
 
 
 def test_what_could_not_be_written_whole_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,7 +68,7 @@ class Journal:
         if self._next is not None and self._size >= self._zeroed and (file := self._next.take()) is not None:
             self._leave()
             self._file, self._size, self._zeroed, self._next = file, 0, _AHEAD_BYTES, None
-        if self._file < 0 or self._size >= self._limit:
+        if self._file < 0 or self._size >= self._limit or not os.fstat(self._file).st_nlink:  # nobody would find a file that was removed
             self.close()  # with what may be under way: segments are read in the order in which they were begun
             self._file, self._size, self._zeroed = _open(self._folder)[0], 0, 0
 
