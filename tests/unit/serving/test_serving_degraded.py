@@ -189,3 +189,24 @@ def test_what_cannot_be_declared(declared: dict[str, Any], error: type[Exception
     with pytest.raises(error, match=match):
         DegradedReader(replace(LATE, **declared), Failing())
     assert Service.__dataclass_fields__["degraded"].default == "fail"
+
+
+def test_who_watches_hears_of_a_store_that_is_gone_and_of_lost_states_until_they_are_made_anew(tmp_path: Path) -> None:
+    world, heard = World(tmp_path, degraded="default"), list[str]()
+    world.reader.watch(heard.append)
+    world.sky.error, world.sky.only = LostError("evicted"), "EWR"
+    for _ in range(3):
+        world.reader.read(world.service.views, [{**LOOKUP, "origin": "EWR"}], 1)
+    assert world.reader.read(world.service.views, [LOOKUP], 1)[0]["sky__wind"] == 3.0, "others have theirs"
+    assert heard == ["evicted"], "once, and it is not over because another request was answered"
+    world.sky.error, world.sky.only = UnavailableError("down"), None
+    world.reader.read(world.service.views, [LOOKUP], 1)
+    assert heard == ["evicted", "down"]
+    late: list[str] = []
+    world.reader.watch(late.append)
+    assert late == ["down"], "who comes later is told at once"
+    world.sky.error, world.sky.only = LostError("evicted"), "EWR"
+    until(lambda: late == ["down", "evicted"])
+    world.sky.error = None
+    until(lambda: late == ["down", "evicted", ""])
+    world.reader.close()
