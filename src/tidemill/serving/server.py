@@ -96,6 +96,7 @@ class ModelServer:
         self.stopping = False
         self.keep_open = False
         self.beside: list[Beside] = []
+        self.begun: list[Callable[[], None]] = []
         self.in_flight = 0
         self._tokens = tokens
         self._clock = clock
@@ -165,7 +166,7 @@ class ModelServer:
         return self._loop is not None
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Load what is deployed and begin."""
+        """Load what is deployed and begin; then call those who wait for that, in `begun`."""
         self._loop = loop
         for endpoint in self.endpoints.values():
             endpoint.bind(loop, self._threads)
@@ -177,6 +178,8 @@ class ModelServer:
         for shadows in self.shadows.values():
             shadows.start()
         self.watch.start()
+        for call in self.begun:
+            call()
 
     def __rsgi_del__(self, _loop: asyncio.AbstractEventLoop) -> None:
         """End, unless whoever runs the server waits for requests in flight first and closes it then."""
