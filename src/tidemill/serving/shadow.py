@@ -1,12 +1,17 @@
-"""The thread that scores comparisons after the answer is out, so that a shadow can neither slow nor fail it."""
+"""The thread that scores comparisons after the answer is out, so that a shadow can neither slow nor fail it.
+
+It works in turns, with pauses in which requests gather, so that neither the thread nor the log is woken for each. What was answered
+together is scored together, so a shadow's times and failures count as those of the answers do.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
-import queue
 import threading
+from collections import deque
 from collections.abc import Sequence
+from time import sleep
 
 from tidemill.serving.ports import Prediction
 from tidemill.serving.score import Lineup, Scorer
@@ -14,6 +19,8 @@ from tidemill.serving.writer import Group, LogWriter
 
 logger = logging.getLogger(__name__)
 _Item = tuple[Scorer, Lineup, Sequence[Prediction]]
+_PAUSE_S, _BREATH_S, _BREATH_GROUPS, _LOG_ROWS = 0.1, 0.0002, 4, 500
+"""The pause between turns; that for whoever answers, after so many groups; the rows that are logged together."""
 
 
 class Shadows:
@@ -27,7 +34,9 @@ class Shadows:
         self._max_rows = max_rows
         self._waiting = 0
         self._lock = threading.Lock()
-        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self._arrived: deque[_Item] = deque()
+        self._some = threading.Event()
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tidemill-shadow", daemon=True)
 
     def start(self) -> None:
@@ -41,26 +50,51 @@ class Shadows:
                 self.dropped += len(answers)
                 return
             self._waiting += len(answers)
-        self._queue.put((scorer, lineup, answers))
+        self._arrived.append((scorer, lineup, answers))
+        if not self._some.is_set():
+            self._some.set()
 
     def close(self) -> None:
         """Score what was handed over, then stop."""
-        self._queue.put(None)
+        self._closing.set()
+        self._some.set()
         self._thread.join(timeout=30)
 
     def _run(self) -> None:
         _step_back()
-        while (item := self._queue.get()) is not None:
-            scorer, lineup, answers = item
-            try:
-                compared = scorer.compare(answers, lineup=lineup)
-                self.scored += len(compared)
-                self._writer.submit(Group(compared))
-            except Exception as error:  # noqa: BLE001 - a shadow model may fail in any way and must not be noticed by callers
-                self.failed += len(answers)
-                logger.warning("shadow.failed", extra={"service": scorer.service.name, "reason": str(error)})
+        while True:
+            self._some.wait()
+            closing = self._closing.wait(_PAUSE_S)
+            self._some.clear()
+            self._turn()
+            if closing and not self._arrived:
+                return
+
+    def _turn(self) -> None:
+        """Score what has come until now, and log it together."""
+        compared: list[Prediction] = []
+        for turn in range(len(self._arrived)):
+            scorer, lineup, answers = self._arrived.popleft()
+            compared += self._compared(scorer, lineup, answers)
             with self._lock:
                 self._waiting -= len(answers)
+            if len(compared) >= _LOG_ROWS:
+                self._writer.submit(Group(compared))
+                compared = []
+            if turn % _BREATH_GROUPS == 0 and not self._closing.is_set():
+                sleep(_BREATH_S)
+        if compared:
+            self._writer.submit(Group(compared))
+
+    def _compared(self, scorer: Scorer, lineup: Lineup, answers: Sequence[Prediction]) -> list[Prediction]:
+        try:
+            compared = scorer.compare(answers, lineup=lineup)
+        except Exception as error:  # noqa: BLE001 - a shadow model may fail in any way and must not be noticed by callers
+            self.failed += len(answers)
+            logger.warning("shadow.failed", extra={"service": scorer.service.name, "reason": str(error)})
+            return []
+        self.scored += len(compared)
+        return compared
 
 
 def _step_back() -> None:
