@@ -1,12 +1,17 @@
-"""One service behind the server: calls that meet are scored and logged together, a lone call does not wait."""
+"""One service behind the server: calls that meet are scored and logged together, a lone call does not wait.
+
+The event loop also takes and refuses requests, so it scores only what takes less than half a millisecond. What takes longer goes to a thread,
+in pieces that do not keep the interpreter for long, two of them at a time; what comes meanwhile is in the pieces after them.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from time import perf_counter_ns
+from time import perf_counter, perf_counter_ns
 from typing import Any
 
 from tidemill.core.clock import Clock
@@ -23,6 +28,9 @@ from tidemill.serving.writer import Group, LogWriter
 
 Answered = tuple[Sequence[Prediction], bool | str]
 Waiting = list[tuple[Call, "asyncio.Future[Answered]"]]
+_INLINE_S, _PIECE_S, _AWAY = 0.0005, 0.002, 2
+_LEAST_ROWS, _FIXED_ROWS = 32, 8
+"""Rows that go together however long they take; and how many rows' time a group takes whatever its size, for most models."""
 
 
 @dataclass(slots=True)
@@ -35,7 +43,7 @@ class Outcome:
 
 
 class Endpoint:
-    """Takes calls from the event loop. What arrives while a group is scored is the next group."""
+    """Takes calls from the event loop. What arrives while a group is scored is in the next groups."""
 
     def __init__(self, scorer: Scorer, writer: LogWriter, shadows: Shadows, clock: Clock, settings: Settings) -> None:
         self.scorer = scorer
@@ -46,7 +54,10 @@ class Endpoint:
         self._shadows = shadows
         self._clock = clock
         self._settings = settings
-        self._waiting: Waiting = []
+        self._waiting: deque[tuple[Call, asyncio.Future[Answered]]] = deque()
+        self._due = False
+        self._away = 0
+        self._row_s = 0.0
         self._loop: asyncio.AbstractEventLoop
         self._threads: Executor
 
@@ -57,9 +68,8 @@ class Endpoint:
     def submit(self, call: Call) -> asyncio.Future[Answered]:
         """Answer a call; the result says whether it is logged. Fails with what `Scorer.respond` and `Plan.inputs` raise."""
         future: asyncio.Future[Answered] = self._loop.create_future()
-        if not self._waiting:
-            self._loop.call_soon(self._flush)
         self._waiting.append((call, future))
+        self._go_on()
         return future
 
     @property
@@ -68,24 +78,72 @@ class Endpoint:
         return sum(len(call) for call, _ in self._waiting)
 
     def _flush(self) -> None:
-        # whose caller has gone, or whose deadline has passed, is not computed
-        waiting = [one for one in self._waiting if not one[1].done()]
-        self._waiting = []
-        if not waiting:
+        """Score the next piece, or have it scored; then the loop has its turn, and then the piece after it."""
+        self._due = False
+        whole = self.scorer.lineup.apart
+        piece, rows = self._piece(whole)
+        if not piece:
             return
-        calls = [call for call, _future in waiting]
-        rows = sum(map(len, calls))
+        inline = not whole and rows <= self._settings.inline_rows and self._takes_s(rows) <= _INLINE_S
+        if not inline and not whole and self._away >= _AWAY:
+            self._waiting.extendleft(reversed(piece))  # whoever is back first goes on here
+            return
         self.metrics.batch.observe(rows)
-        if rows <= self._settings.inline_rows and not self.scorer.lineup.apart:
-            self._finish(waiting, self._work(calls))
+        if inline:
+            started = perf_counter()
+            self._finish(piece, self._work([call for call, _future in piece]))
+            self._learn(rows, perf_counter() - started)
         else:
-            work = self._loop.run_in_executor(self._threads, self._later, waiting)
-            work.add_done_callback(lambda done: self._finish(*done.result()))
+            self._away += 1
+            work = self._loop.run_in_executor(self._threads, self._later, piece)
+            work.add_done_callback(self._back)
+        self._go_on()
 
-    def _later(self, waiting: Waiting) -> tuple[Waiting, list[Outcome]]:
-        """The work of a group that may have waited for its thread: what is too late by then is not computed either."""
+    def _go_on(self) -> None:
+        if self._waiting and not self._due:
+            self._due = True
+            self._loop.call_soon(self._flush)
+
+    def _piece(self, whole: bool) -> tuple[Waiting, int]:
+        """The calls that are next, and their rows: those of about `_PIECE_S`, one call at least; with `whole`, all of them.
+
+        Whose caller has gone, or whose deadline has passed, is not computed.
+        """
+        most = min(self._settings.inline_rows, max(_LEAST_ROWS, int(_PIECE_S / self._row_s) if self._row_s else 0))
+        piece: Waiting = []
+        rows, waiting = 0, self._waiting
+        while waiting:
+            one = waiting[0]
+            if not one[1].done():
+                if piece and not whole and rows + len(one[0]) > most:
+                    break
+                piece.append(one)
+                rows += len(one[0])
+            waiting.popleft()
+        return piece, rows
+
+    def _takes_s(self, rows: int) -> float:
+        return self._row_s * (rows + _FIXED_ROWS)
+
+    def _learn(self, rows: int, took_s: float) -> None:
+        """Remember how long rows take, lately: a large group says more about it than a small one."""
+        weight = min(0.5, (rows + _FIXED_ROWS) / 128)
+        self._row_s += (took_s / (rows + _FIXED_ROWS) - self._row_s) * weight
+
+    def _later(self, waiting: Waiting) -> tuple[Waiting, list[Outcome], float]:
+        """The work of a piece that may have waited for its thread: what is too late by then is not computed either. And how long it took."""
         waiting = [one for one in waiting if not one[1].done()]
-        return waiting, self._work([call for call, _future in waiting]) if waiting else []
+        started = perf_counter()
+        return waiting, self._work([call for call, _future in waiting]) if waiting else [], perf_counter() - started
+
+    def _back(self, done: asyncio.Future[tuple[Waiting, list[Outcome], float]]) -> None:
+        """A thread has scored a piece."""
+        self._away -= 1
+        self._go_on()
+        waiting, outcomes, took_s = done.result()
+        if waiting:
+            self._learn(sum(len(call) for call, _future in waiting), took_s)
+            self._finish(waiting, outcomes)
 
     def _work(self, calls: Sequence[Call]) -> list[Outcome]:
         lineup = self.scorer.lineup

@@ -77,7 +77,7 @@ class Settings:
         max_in_flight: requests that are answered at once; further ones get 503 at once, with the time to ask again.
         rate: predictions a second that one token may ask for, 0 for any number; further ones get 429.
         timeout_s: what takes longer gets 504, 0 for never; a request may ask for less.
-        inline_rows: groups up to this size are scored in the event loop, larger ones in a thread.
+        inline_rows: more rows than this are never scored together in one go, nor in the event loop, unless they come in one call.
         poll_s: how often deployments are looked at for a change.
         log_share: the share of predictions that the log keeps; an answer says when it is not among them.
         log_sync: whether an answer waits until what is logged survives a power cut; without, it says `written` instead of true.
