@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tidemill.features.embedded.decode import Batch
 from tidemill.features.embedded.grouped import exact_sums
 from tidemill.features.embedded.hashing import combined, digests, words_of
 from tidemill.features.embedded.index import Index
+from tidemill.features.embedded.rows import RowStore
 
 _FLOATS = st.sampled_from([0.0, -0.0, 0.1, 1e-7, 1e15, -1e15, 3.0, 1e300]) | st.floats(-1e12, 1e12, allow_nan=False)
 
@@ -101,3 +103,48 @@ def test_sums_of_groups_are_exact(groups: list[list[float | None]]) -> None:
     for group, partials in zip(groups, exact_sums(values, start), strict=True):
         assert math.fsum(partials) == math.fsum(v for v in group if v is not None)
         assert all(partials), "zeros are not kept"
+
+
+_WORDS = ("number", "event", "known", "identity", "digest")
+
+
+@pytest.mark.parametrize("bare", [True, False])
+@given(st.lists(st.tuples(st.integers(1, 3), st.integers(-5, 5), st.sampled_from([0, 0, 7])), min_size=1, max_size=9), st.data())
+def test_rows_come_back_from_their_bodies(bare: bool, rows: list[tuple[int, int, int]], data: st.DataObject) -> None:
+    """Whether their numbers have gaps, and whether they were known when they happened; in whatever pieces."""
+    gaps, event, late = (np.array(column, dtype=np.int64) for column in zip(*rows, strict=True))
+    columns = pa.table({"v_a": event.astype(str).tolist()})
+    identity, digest = (np.arange(len(rows), dtype=np.uint64) + np.uint64(2**63 + n) for n in (3, 9))
+    kept, again = RowStore(), RowStore()
+    kept.add(np.cumsum(gaps), Batch(event, event + late, identity, digest, columns, columns, np.arange(len(rows))), bare=bare)
+    for places in np.split(np.arange(len(rows)), sorted(data.draw(st.sets(st.integers(1, len(rows)))))):
+        if len(places):
+            again.restore(kept.dump(places))
+    for name in _WORDS:
+        assert getattr(again, name).tolist() == getattr(kept, name).tolist(), name
+    assert again.bare == kept.bare
+    assert bare or again.all_values().equals(kept.all_values())
+
+
+def test_a_body_has_nothing_that_follows_from_the_rest() -> None:
+    """Three words for each row whose number follows on the one before and that was known when it happened, five at most."""
+    n, many = 10_000, pa.table({"v_a": ["x"] * 10_000})
+    event, number = np.arange(n) * 7, np.arange(n) + 5
+    hashes = event.astype(np.uint64)
+    for known, numbers, most in ((event, number, 3), (event + 1, number, 4), (event + 1, number * 2, 5)):
+        store = RowStore()
+        store.add(numbers, Batch(event, known, hashes, hashes, many, many, number), bare=True)
+        assert 0 <= len(store.dump(np.arange(n))) - most * 8 * n < 2_000
+
+
+def test_bodies_of_before_had_all_words() -> None:
+    written, sink = (
+        pa.table({name: pa.array([4, 9], pa.uint64() if "i" in name else pa.int64()) for name in _WORDS}),
+        pa.BufferOutputStream(),
+    )
+    with pa.ipc.new_stream(sink, written.schema) as writer:
+        writer.write_table(written)
+    store = RowStore()
+    store.restore(sink.getvalue().to_pybytes())
+    assert [getattr(store, name).tolist() for name in _WORDS] == [[4, 9]] * 5
+    assert store.bare == 2

@@ -1,4 +1,4 @@
-"""Remembered rows as columns: five words each and what the views read, in the order of ingestion."""
+"""Remembered rows as columns: five words each (three to five in the store) and what the views read, in the order of ingestion."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from tidemill.features.embedded.hashing import Bools, UInt64
 from tidemill.features.embedded.source import Int64
 
 _WORDS: dict[str, Any] = {"number": np.int64, "event": np.int64, "known": np.int64, "identity": np.uint64, "digest": np.uint64}
+_FIRST = "first"
+"""What a body's first number is called where the others follow from it."""
 _FACTOR = 4
 
 
@@ -137,10 +139,16 @@ class RowStore:
         self._chunks = [(self.bare, values.combine_chunks())] if values is not None and values.num_rows else []
 
     def dump(self, places: Int64) -> bytes:
-        """Bytes of some rows, all bare or none."""
-        made = {name: pa.array(words[: self.length][places]) for name, words in self._words.items()}
-        table = pa.table(made)
-        if len(places) and places[0] >= self.bare:
+        """Bytes of some rows (at least one), all bare or none. Numbers without a gap, and known times that are the event times, are not written out."""
+        made = {name: words[: self.length][places] for name, words in self._words.items()}
+        first, facts = int(made["number"][0]), dict[str, str]()
+        if int(made["number"][-1]) - first == len(places) - 1:
+            del made["number"]
+            facts[_FIRST] = str(first)
+        if np.array_equal(made["known"], made["event"]):
+            del made["known"]
+        table = pa.table(made, metadata=facts)
+        if places[0] >= self.bare:
             for name, column in zip(*_columns(self.values(places)), strict=True):
                 table = table.append_column(name, column)
         sink = io.BytesIO()
@@ -151,7 +159,11 @@ class RowStore:
     def restore(self, body: bytes) -> None:
         """Add the rows that `dump` wrote."""
         table = pa.ipc.open_stream(body).read_all()
-        self._add({name: np.asarray(table[name].to_numpy(), dtype=kind) for name, kind in _WORDS.items()})
+        words = {name: np.asarray(table[name].to_numpy(), dtype=kind) for name, kind in _WORDS.items() if name in table.column_names}
+        words.setdefault("known", words["event"])
+        if "number" not in words:
+            words["number"] = int(table.schema.metadata[_FIRST.encode()]) + np.arange(table.num_rows)
+        self._add(words)
         names = [n for n in table.column_names if n not in _WORDS]
         if names:
             self._add_values(self.length - table.num_rows, table.select(names))
