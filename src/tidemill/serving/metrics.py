@@ -85,11 +85,11 @@ class ServiceMetrics:
     def look(self) -> None:
         """Count the nulls of what was offered since the last time: at most `LOOKS` rows and a group, off the way of requests."""
         rows, self._to_look = self._to_look, []
+        for columns in {p.columns for p in rows}:
+            self.nulls.update(dict.fromkeys(columns, 0))  # so that one without nulls is told as well
         for p in rows:
             if None in p.values:
                 self.nulls.update([name for name, value in zip(p.columns, p.values, strict=True) if value is None])
-            else:
-                self.nulls.update(dict.fromkeys(p.columns, 0))
         self.looked += len(rows)
 
     def facts(self) -> dict[str, Any]:

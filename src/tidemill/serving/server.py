@@ -333,7 +333,7 @@ class ModelServer:
                 raise UnauthorisedError("a token is needed: send 'Authorization: Bearer TOKEN' (tidemill up showed one at its first start)")
             if len(self._access) > 1000:
                 self._access.clear()
-            known = self._access[header] = (access, now + 2 * SECOND_US)
+            known = self._access[header] = (access, now + SECOND_US)
         known[0].require(action)
         if self._rates is not None and action == "predict":
             self._rates.take(known[0].name)

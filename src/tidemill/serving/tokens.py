@@ -57,7 +57,7 @@ def _hash(secret: str) -> str:
 
 
 class Tokens:
-    """Makes and verifies tokens. Verified against a copy of the hashes that is at most `ttl_us` old.
+    """Makes and verifies tokens. Verified against a copy of the hashes that is at most `ttl_us` old, and that is made anew when half of that has passed.
 
     While the ledger is gone, the last copy holds: who was known is known. The ledger is read by a thread of its own, so that whoever verifies
     a token waits for a moment at most, whatever the ledger's disk or server does.
@@ -130,6 +130,8 @@ class Tokens:
         found, age_us = self._find(wanted), self._clock.now_us() - self._read_us
         # one that is not known was maybe made a moment ago
         if self._read_us >= 0 and age_us <= (self._ttl_us if found is not None else SECOND_US // 10):
+            if age_us >= self._ttl_us // 2:
+                self._begin()  # so that nobody waits for it later
             return found
         gone = self._renew()
         found = self._find(wanted)
@@ -144,15 +146,21 @@ class Tokens:
                 found = access
         return found
 
-    def _renew(self) -> LedgerGoneError | None:
-        """Read the hashes again; says why not, when the ledger does not answer. Once it has hung, nobody waits for it any more."""
+    def _begin(self) -> _Reading | None:
+        """The reading of the hashes that is under way; begun now if none is, unless the ledger is gone and was asked a moment ago."""
         with self._lock:
             if self._gone is not None and (self._reading is not None or monotonic() < self._again):
-                return self._gone
+                return None
             if self._reading is None:
                 self._reading = _Reading(self)
                 self._reading.start()
-            reading = self._reading
+            return self._reading
+
+    def _renew(self) -> LedgerGoneError | None:
+        """Read the hashes again; says why not, when the ledger does not answer. Once it has hung, nobody waits for it any more."""
+        reading = self._begin()
+        if reading is None:
+            return self._gone
         if not self._hangs and not reading.done.wait(max(0.0, reading.until - monotonic())):
             with self._lock:
                 if self._reading is reading:

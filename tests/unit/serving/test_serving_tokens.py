@@ -1,3 +1,4 @@
+import time
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,24 @@ def test_one_made_by_another_process_is_known_at_once_and_a_revoked_one_within_t
     assert there.revoke("b") == 1
     clock.advance_to(3_000_000)
     assert here.verify(secret) is None
+
+
+def test_hashes_are_read_again_before_anybody_has_to_wait(ledger: Ledger) -> None:
+    clock = ReplayClock(0)
+    here, there = Tokens(ledger, clock, ttl_us=2_000_000), Tokens(ledger, clock)
+    secret = there.make("b", "viewer")
+    assert here.verify(secret) == Access("b", "viewer")
+    there.revoke("b")
+    clock.advance_to(900_000)
+    assert here.verify(secret) is not None
+    assert here._reading is None
+    clock.advance_to(1_100_000)
+    assert here.verify(secret) is not None, "nobody waits for the ledger"
+    for _ in range(500):
+        if here.verify(secret) is None:
+            break
+        time.sleep(0.01)
+    assert here.verify(secret) is None, "well within the ttl"
 
 
 def test_wrong_names_and_roles(ledger: Ledger) -> None:

@@ -14,6 +14,13 @@ from tidemill.serving.ports import Deployment, Part
 from tidemill.serving.sticky import share_of
 
 _ORDER: dict[str, int] = {"live": 0, "canary": 1, "shadow": 2, "warm": 3}
+_D, _V = deployment.c, model_version.c
+_QUERY = (
+    sa.select(_D.id, _D.service, _D.model, _D.version, _V.digest, _D.role, _D.weight, _D.since_us)
+    .join(model_version, (_V.name == _D.model) & (_V.version == _D.version))
+    .where(_D.service == sa.bindparam("service"), _D.role.in_(list(_ORDER)), _D.ended_us.is_(None))
+)
+"""Made once: every server asks twice a second, and making it took longer than asking."""
 
 
 class LedgerRouter:
@@ -27,22 +34,8 @@ class LedgerRouter:
         self._ledger = ledger
 
     def deployments(self, service: str) -> list[Deployment]:
-        query = (
-            sa.select(
-                deployment.c.id,
-                deployment.c.service,
-                deployment.c.model,
-                deployment.c.version,
-                model_version.c.digest,
-                deployment.c.role,
-                deployment.c.weight,
-                deployment.c.since_us,
-            )
-            .join(model_version, (model_version.c.name == deployment.c.model) & (model_version.c.version == deployment.c.version))
-            .where(deployment.c.service == service, deployment.c.role.in_(list(_ORDER)), deployment.c.ended_us.is_(None))
-        )
         with self._ledger.read() as db:
-            rows = db.execute(query).all()
+            rows = db.execute(_QUERY, {"service": service}).all()
         found = [Deployment(r[0], r[1], r[2], int(r[3]), r[4], cast("Part", r[5]), float(r[6]), int(r[7])) for r in rows]
         return sorted(found, key=lambda d: (_ORDER[d.role], -d.since_us, -d.version))
 
