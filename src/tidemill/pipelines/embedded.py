@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import pyarrow as pa
+
 from tidemill.core import digests
 from tidemill.core.clock import Clock
 from tidemill.core.errors import InvalidError
@@ -89,6 +91,12 @@ class LocalExecutor:
         self._cores = cores
 
     def run(self, graph: Graph, *, run_id: str, cause_id: str, service: str = "", force: Sequence[str] = ()) -> RunResult:
+        try:
+            return self._run(graph, run_id, cause_id, service, force)
+        finally:
+            pa.default_memory_pool().release_unused()  # who runs pipelines goes on for months, and a run's tables are large
+
+    def _run(self, graph: Graph, run_id: str, cause_id: str, service: str, force: Sequence[str]) -> RunResult:
         _check(graph)
         started = time.perf_counter()
         row = record.run_row(self._ledger, run_id)

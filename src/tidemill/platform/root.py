@@ -232,7 +232,7 @@ class Platform:
         """Feature values of many rows at their own times."""
         from tidemill.features.embedded import DuckOfflineStore
 
-        return self._port("offline", duckdb=lambda _rest: DuckOfflineStore())  # type: ignore[no-any-return]
+        return self._port("offline", duckdb=lambda _rest: DuckOfflineStore(threads=1 if self.lanes > 1 else 2))  # type: ignore[no-any-return]
 
     @cached_property
     def online(self) -> OnlineStore:

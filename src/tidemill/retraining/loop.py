@@ -7,6 +7,7 @@ killed is simply taken again.
 from __future__ import annotations
 
 import io
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -33,18 +34,19 @@ from tidemill.retraining.parity import check_sample
 from tidemill.retraining.ports import Cause, Loop
 from tidemill.serving import table_of
 from tidemill.serving.archive import archive
-from tidemill.validation.ports import Audit, Profiler, SchemaStore
+from tidemill.validation.ports import Anomaly, Audit, Profiler, SchemaStore
 
 FIRST_MONTH_US = 30 * DAY_US
 FOREVER_US = 2**62
 KEEP_SNAPSHOTS_US = 14 * DAY_US
+REMEMBERED = 10_000
 ARCHIVE_TURNS = 30
 """Turns that archived something, after which the table is compacted."""
 
 
 @dataclass(slots=True)
 class Auditor:
-    """Checks rows against their table's schema; a table without one passes. Answers for equal rows are remembered.
+    """Checks rows against their table's schema; a table without one passes. Answers for equal rows are remembered, the last `REMEMBERED` of them.
 
     `personal` names columns, by table, of which an anomaly must not repeat what was observed.
     """
@@ -52,7 +54,7 @@ class Auditor:
     schemas: SchemaStore
     profiler: Profiler
     personal: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    _known: dict[str, Audit] = field(default_factory=dict)
+    _known: dict[str, tuple[tuple[Anomaly, ...], bytes]] = field(default_factory=dict)
 
     def __call__(self, table: str, rows: pa.Table) -> Audit:
         """The anomalies of `rows`, and their profile."""
@@ -60,12 +62,17 @@ class Auditor:
         if rules is None:
             return Audit(())
         key = digests.of_json([table, repr(rules), _fingerprint(rows)])
-        if key not in self._known:
-            found = validation.check(rows, rules, self.profiler)
-            hidden = self.personal.get(table, frozenset())
-            shown = tuple(replace(a, observed=HIDDEN) if a.column in hidden else a for a in found.anomalies)
-            self._known[key] = replace(found, anomalies=shown)
-        return self._known[key]
+        if key in self._known:
+            anomalies, packed = self._known[key]
+            return Audit(anomalies, self.profiler.load(zlib.decompress(packed)))
+        found = validation.check(rows, rules, self.profiler)
+        hidden = self.personal.get(table, frozenset())
+        anomalies = tuple(replace(a, observed=HIDDEN) if a.column in hidden else a for a in found.anomalies)
+        if found.profile is not None:
+            self._known[key] = anomalies, zlib.compress(found.profile.to_bytes(), 1)  # a profile takes ten times as much
+            if len(self._known) > REMEMBERED:
+                del self._known[next(iter(self._known))]
+        return replace(found, anomalies=anomalies)
 
 
 def _fingerprint(rows: pa.Table) -> str:
