@@ -198,7 +198,7 @@ class FrameSource:
         ids = rows.column(service.key).cast(pa.string())
         order = np.lexsort((np.asarray(pc.rank(ids, tiebreaker="dense")), times))
         rows, times, ids = rows.take(pa.array(order)), times[order], ids.take(pa.array(order))
-        _, first = np.unique(ids.to_numpy(zero_copy_only=False).astype(str), return_index=True)
+        _, first = np.unique(ids.combine_chunks().dictionary_encode().indices.to_numpy(), return_index=True)
         once = pa.array(np.sort(first))
         return with_column(with_column(rows, AT, pa.array(times).cast(pa.timestamp("us", "UTC"))), "id", ids).take(once)
 
