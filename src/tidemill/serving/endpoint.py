@@ -1,6 +1,6 @@
 """One service behind the server: calls that meet are scored and logged together, a lone call does not wait.
 
-The event loop also takes and refuses requests, so it scores only what takes less than half a millisecond. What takes longer goes to a thread,
+The event loop also takes and refuses requests, so it scores only what takes less than a millisecond. What takes longer goes to a thread,
 in pieces that do not keep the interpreter for long, two of them at a time; what comes meanwhile is in the pieces after them.
 """
 
@@ -28,7 +28,7 @@ from tidemill.serving.writer import Group, LogWriter
 
 Answered = tuple[Sequence[Prediction], bool | str]
 Waiting = list[tuple[Call, "asyncio.Future[Answered]"]]
-_INLINE_S, _PIECE_S, _AWAY = 0.0005, 0.002, 2
+_INLINE_S, _PIECE_S, _AWAY = 0.001, 0.002, 2
 _LEAST_ROWS, _FIXED_ROWS = 32, 8
 """Rows that go together however long they take; and how many rows' time a group takes whatever its size, for most models."""
 
