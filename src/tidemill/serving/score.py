@@ -294,15 +294,17 @@ class Scorer:
             places.setdefault(self._router.choose(lineup.deployments, key).id, []).append(i)
         return [(by_id[name], found) for name, found in places.items()]
 
-    def _score(self, lineup: Lineup, deployment: Deployment, role: Role, rows: Rows) -> list[Prediction]:
+    def _score(self, lineup: Lineup, deployment: Deployment, role: Role, rows: Rows, tally: Tally | None = None) -> list[Prediction]:
+        """Scored by a deployment. What versions of a rollout did is counted in `tally`, or the scorer's own."""
         started = perf_counter_ns()
         if len(lineup.deployments) == 1:
             scores = lineup.models[deployment.digest].predict(rows.inputs).tolist()
             latency_us = (perf_counter_ns() - started) // 1000
         else:
-            scores = self._judged(deployment, role, lineup.models[deployment.digest], rows.inputs)
+            tally = tally or self.tally
+            scores = self._judged(deployment, role, lineup.models[deployment.digest], rows.inputs, tally)
             latency_us = (perf_counter_ns() - started) // 1000
-            self.tally.answered(deployment.id, role, latency_us)
+            tally.answered(deployment.id, role, latency_us)
         service, model, version, columns = self.service.name, deployment.model, deployment.version, self.plan_of(lineup, deployment).columns
         return [
             Prediction(
@@ -322,19 +324,22 @@ class Scorer:
             for key, values, request, at, score in zip(*rows, scores, strict=True)
         ]
 
-    def _judged(self, deployment: Deployment, role: Role, model: LoadedModel, inputs: Inputs) -> list[float]:
+    def _judged(self, deployment: Deployment, role: Role, model: LoadedModel, inputs: Inputs, tally: Tally) -> list[float]:
         """Scores by a version of a rollout: what raises, or is no number, is counted as its failure."""
         try:
             scores: list[float] = model.predict(inputs).tolist()
             if role != "live" and not all(map(isfinite, scores)):
                 raise UnavailableError(f"version {deployment.version} of {self.service.name!r} answered with a score that is not a number")
         except Exception:
-            self.tally.failed(deployment.id, role)
+            tally.failed(deployment.id, role)
             raise
         return scores
 
-    def compare(self, answers: Sequence[Prediction], *, lineup: Lineup | None = None) -> list[Prediction]:
-        """Score answered requests by every deployment that is compared with the one that answered; role shadow, same order."""
+    def compare(self, answers: Sequence[Prediction], *, lineup: Lineup | None = None, tally: Tally | None = None) -> list[Prediction]:
+        """Score answered requests by every deployment that is compared with the one that answered; role shadow, same order.
+
+        What one of them fails at is left out unless all do. With a `tally` of its own, all or nothing: the first failure is raised.
+        """
         lineup = lineup or self._lineup
         if len(lineup.deployments) < 2:
             return []
@@ -350,15 +355,22 @@ class Scorer:
         broken: Exception | None = None
         for name, rows in groups.items():
             try:
-                out += self._compared(lineup, others[name], rows, by_version)
-            except Exception as error:  # noqa: BLE001 - one shadow that fails does not take the others along
-                broken = error
+                out += self._compared(lineup, others[name], rows, by_version, tally)
+            except Exception as error:
+                if tally is not None:
+                    raise
+                broken = error  # one shadow that fails does not take the others along
         if broken is not None and not out:
             raise broken
         return out
 
     def _compared(
-        self, lineup: Lineup, other: Deployment, answers: Sequence[Prediction], by_version: Mapping[tuple[str, int], Deployment]
+        self,
+        lineup: Lineup,
+        other: Deployment,
+        answers: Sequence[Prediction],
+        by_version: Mapping[tuple[str, int], Deployment],
+        tally: Tally | None,
     ) -> list[Prediction]:
         """The same requests scored by another deployment, from the inputs that its own model reads."""
         out: list[Prediction] = []
@@ -373,5 +385,5 @@ class Scorer:
             if rows:
                 requests, at_us = [p.request for p in rows], [p.at_us for p in rows]
                 inputs = plan.inputs(requests, at_us) if fresh else [p.values for p in rows]
-                out += self._score(lineup, other, "shadow", Rows([p.id for p in rows], inputs, requests, at_us))
+                out += self._score(lineup, other, "shadow", Rows([p.id for p in rows], inputs, requests, at_us), tally)
         return out

@@ -26,6 +26,16 @@ class Tally:
         """Count a call that failed."""
         self._add(deployment, role, Counts(1, 1, 0))
 
+    def take(self, other: Tally, times: int) -> None:
+        """Count what another one has, of calls that were made `times` together: each of them, but one that was slow was so once."""
+        for deployment, roles in other.changed().items():
+            for role, counts in roles.items():
+                self._add(deployment, role, Counts(counts.calls * times, counts.failed * times, counts.slow))
+
+    def like(self) -> Tally:
+        """An empty one that calls the same slow."""
+        return Tally(self._slow_us)
+
     def _add(self, deployment: str, role: str, counts: Counts) -> None:
         with self._lock:
             roles = self._counts.setdefault(deployment, {})

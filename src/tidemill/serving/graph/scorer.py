@@ -18,6 +18,7 @@ from tidemill.serving.plan import DegradedInputs, Plan
 from tidemill.serving.ports import Deployment, LoadedModel, Prediction, Role, Router
 from tidemill.serving.score import Lineup, Rows, Scorer
 from tidemill.serving.sticky import keys_of
+from tidemill.serving.tally import Tally
 
 OWN_VERSION = 0
 """What a graph of others' models answers as: it has no version of its own, its route says which versions answered."""
@@ -101,7 +102,8 @@ class GraphScorer(Scorer):
         self._local.spent = None
         return found or []
 
-    def _score(self, lineup: Lineup, deployment: Deployment, role: Role, rows: Rows) -> list[Prediction]:
+    def _score(self, lineup: Lineup, deployment: Deployment, role: Role, rows: Rows, tally: Tally | None = None) -> list[Prediction]:
+        tally = tally or self.tally
         graph, plan = lineup.models[deployment.digest], self.plan_of(lineup, deployment)
         assert isinstance(graph, GraphModel)
         compared, started = len(lineup.deployments) > 1, perf_counter_ns()
@@ -110,7 +112,7 @@ class GraphScorer(Scorer):
             scores, routes = graph.answer(Base(plan.columns, len(rows.ids), rows=rows.inputs, texts=graph.texts), walk)
         except Exception:
             if compared:
-                self.tally.failed(deployment.id, role)
+                tally.failed(deployment.id, role)
             raise
         finally:
             kept = getattr(self._local, "spent", None)
@@ -118,7 +120,7 @@ class GraphScorer(Scorer):
                 kept += walk.spent
         latency_us = (perf_counter_ns() - started) // 1000
         if compared:
-            self.tally.answered(deployment.id, role, latency_us)
+            tally.answered(deployment.id, role, latency_us)
         return [
             Prediction(
                 key, self.service.name, deployment.model, deployment.version, role, at, score, plan.columns, values, request, latency_us,
