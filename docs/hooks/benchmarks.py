@@ -140,6 +140,17 @@ def _number(value: Any) -> str:
     return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
+def plotted(text: str) -> list[dict[str, Any]]:
+    """What the plots need of a page's rows, whichever run they are of."""
+    out = []
+    for row in text.splitlines():
+        if row.startswith("| ") and _task(row)[1].startswith("scaling_"):
+            _, task, _, value, *_, also = (cell.strip() for cell in row.split("|")[1:-1])
+            at = also.rpartition("at ")[2].replace(",", "")
+            out.append({"task": task, "value": float(value.replace(",", "")), "x": float(at) if at.isdecimal() else None})
+    return out
+
+
 def plot_module() -> Any:
     """The neighbour that draws."""
     spec = importlib.util.spec_from_file_location("plots", Path(__file__).with_name("plots.py"))
@@ -154,6 +165,7 @@ if __name__ == "__main__":
     target = ROOT / "docs" / "benchmarks.md"
     kept, _, before = target.read_text().partition(MARK)
     figures, machines = rows([Path(p) for p in sys.argv[1:]])
-    if drawn := plot_module().scaling(figures):
+    text = page(figures, machines, before)
+    if drawn := plot_module().scaling(plotted(text)):
         PLOT.write_text(drawn)
-    target.write_text(f"{kept.rstrip()}\n\n{MARK}\n{page(figures, machines, before)}")
+    target.write_text(f"{kept.rstrip()}\n\n{MARK}\n{text}")

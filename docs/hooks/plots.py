@@ -48,7 +48,7 @@ def _panel(points: list[tuple[float, float]], title: str, slope: float | None, l
         parts.append(f'<text x="{across:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{_short(x)}</text>')
     path = " ".join(f"{a:.1f},{b:.1f}" for a, b in (place(x, y) for x, y in points))
     parts.append(f'<polyline points="{path}" fill="none" stroke="{LINE}" stroke-width="1.5"/>')
-    fitted = f", grows with the power {slope:.2f}" if slope is not None else ""
+    fitted = f": grows as n^{slope:.2f}" if slope is not None else ""
     parts.append(f'<text x="{left + LEFT:.1f}" y="18" font-size="12">{escape(title)}{fitted}</text>')
     return "\n".join(parts)
 

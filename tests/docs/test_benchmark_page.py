@@ -26,3 +26,19 @@ def test_the_line_about_a_run_names_its_tasks_when_others_are_of_another() -> No
     assert [line for line in third.splitlines() if line.startswith("- ")] == ["- a (x): two", "- a (y): three"]
     last = page.page([{"area": "a", "task": task, **figure} for task in ("x", "y")], ["a: four"], third)
     assert [line for line in last.splitlines() if line.startswith("- ")] == ["- a: four"]
+
+
+def test_plots_are_drawn_from_all_rows_of_the_page_whichever_run_they_are_of() -> None:
+    page = hook("benchmarks")
+    figure = {"area": "features", "tool": "tidemill", "unit": "s", "n": 3}
+    points = [{**figure, "task": "scaling_keys", "value": 0.5 * n, "cpu_s": 1.0, "x": 1_000 * n} for n in (1, 10)]
+    first = page.page([*points, {**figure, "task": "scaling_keys_exponent", "value": 1.0}], ["features: one"])
+    rows = [{**figure, "task": "scaling_rows", "value": 5.0 * n, "peak_mb": 7.0, "x": 10**6 * n} for n in (1, 10)]
+    second = page.page(rows, ["features: two"], first)
+    assert page.plotted(second) == [
+        {"task": "scaling_keys", "value": 0.5, "x": 1_000},
+        {"task": "scaling_keys", "value": 5.0, "x": 10_000},
+        {"task": "scaling_keys_exponent", "value": 1.0, "x": None},
+        {"task": "scaling_rows", "value": 5.0, "x": 10**6},
+        {"task": "scaling_rows", "value": 50.0, "x": 10**7},
+    ]
