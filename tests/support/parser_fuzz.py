@@ -6,10 +6,12 @@ or encoding; the rest is the body. What is found is an answer of 5xx or of the w
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from tests.support.venvs import python_with
 
@@ -63,10 +65,8 @@ def main(home: Path, seconds: int) -> None:
     atheris.Fuzz()
 
 
-def _seeds(requests: object, paths: list[str]) -> list[bytes]:
-    import json
-
-    valid, raw = requests.VALID, [requests.GOOD, requests.RAW]  # type: ignore[attr-defined]
+def _seeds(requests: Any, paths: list[str]) -> list[bytes]:
+    valid, raw = requests.VALID, [requests.GOOD, requests.RAW]
     told = [bytes([i, 0]) + json.dumps(one).encode() for i, path in enumerate(paths) for one in valid[path]]
     return told + [bytes([len(paths), 0]) + one for one in raw] + [bytes([paths.index("/invocations"), 1]) + b"hour,distance\n1,2\n"]
 

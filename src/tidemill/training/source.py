@@ -198,9 +198,9 @@ class FrameSource:
         ids = rows.column(service.key).cast(pa.string())
         order = np.lexsort((np.asarray(pc.rank(ids, tiebreaker="dense")), times))
         rows, times, ids = rows.take(pa.array(order)), times[order], ids.take(pa.array(order))
-        _, first = np.unique(ids.combine_chunks().dictionary_encode().indices.to_numpy(), return_index=True)
-        once = pa.array(np.sort(first))
-        return with_column(with_column(rows, AT, pa.array(times).cast(pa.timestamp("us", "UTC"))), "id", ids).take(once)
+        rows = with_column(with_column(rows, AT, pa.array(times).cast(pa.timestamp("us", "UTC"))), "id", ids)
+        _, first = np.unique(key_codes(rows, ("id",)), return_index=True)
+        return rows.take(pa.array(np.sort(first)))
 
 
 def known_at_own_time(keys: npt.NDArray[np.int64], known_us: npt.NDArray[np.int64], at_us: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:

@@ -66,3 +66,8 @@ class TestFrameSource(TrainingSourceContract):
     @pytest.fixture
     def world(self, tmp_path: Path) -> World:
         return EmbeddedWorld(tmp_path)
+
+    def test_rows_without_a_key_have_no_label_and_harm_nobody(self, world: EmbeddedWorld) -> None:
+        world.publish([("a", day(1), day(0), 1.0, "AA"), (None, day(1), day(0), 2.0, "BB"), ("b", day(2), day(0), 3.0, None)])  # type: ignore[list-item]
+        world.label([("a", 1.0, day(2)), ("b", 0.0, day(3))])
+        assert world.source().frame("delay", day(5)).table["id"].to_pylist() == ["a", "b"]
