@@ -88,8 +88,9 @@ class FrameSource:
                 f"service {service!r} has no row with a known label by {format_instant(until_us)}; ingest {found.spine.name!r} and "
                 f"{found.label.table.name!r}, or choose a later time"
             )
-        joined = self._frame(found, spine, scans)
-        table = joined.select(["id", AT, *found.columns, LABEL])
+        counts = _counts(found, everything, spine, until_us)
+        del everything, labels  # a copy of the spine and a text a row, not to be held beside the features
+        table = self._frame(found, spine, scans).select(["id", AT, *found.columns, LABEL])
         snapshots = {name: scan.snapshot_id for name, scan in scans.items() if scan.snapshot_id is not None}
         if tag:
             for name, snapshot in snapshots.items():
@@ -102,7 +103,7 @@ class FrameSource:
             vocabulary(table, found.columns),
             until_us,
             snapshots,
-            meta={"views": views, "labels": _counts(found, everything, spine, until_us)},
+            meta={"views": views, "labels": counts},
         )
 
     def derive(
@@ -200,7 +201,7 @@ class FrameSource:
         rows, times, ids = rows.take(pa.array(order)), times[order], ids.take(pa.array(order))
         rows = with_column(with_column(rows, AT, pa.array(times).cast(pa.timestamp("us", "UTC"))), "id", ids)
         _, first = np.unique(key_codes(rows, ("id",)), return_index=True)
-        return rows.take(pa.array(np.sort(first)))
+        return rows if len(first) == rows.num_rows else rows.take(pa.array(np.sort(first)))
 
 
 def known_at_own_time(keys: npt.NDArray[np.int64], known_us: npt.NDArray[np.int64], at_us: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
