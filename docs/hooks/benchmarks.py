@@ -39,7 +39,7 @@ NOTED = {
 }
 """Facts that the table shows, and how."""
 LEGEND = """`× floor`: how many times worse than the hand-written floor of the same task (1 is at it). `× best peer`: how many times better than
-the best peer (above 1 is ahead). `n`: rounds; the value is their median. A tool that failed, or answered wrongly, has no value but its reason."""
+the best peer (above 1 is ahead). `n`: rounds; the value is their median. MB: 2^20 bytes. A tool that failed, or answered wrongly, has no value but its reason."""
 
 
 def rows(paths: list[Path]) -> tuple[list[dict[str, Any]], list[str]]:
