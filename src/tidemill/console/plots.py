@@ -61,7 +61,14 @@ def _figure(traces: list[Figure], *, height: int, y: str = "", legend: bool = Fa
     return {"data": traces, "layout": {"height": height, "showlegend": legend, "yaxis": {"title": {"text": y}}, **layout}}
 
 
-def quality(objective: str, rows: Sequence[Mapping[str, Any]], marks: Sequence[tuple[int, str]]) -> Figure:
+def _from_to(span: tuple[int, int] | None) -> Figure:
+    """The time axis of charts that stand above each other."""
+    return {"range": [_time(at) for at in span]} if span else {}
+
+
+def quality(
+    objective: str, rows: Sequence[Mapping[str, Any]], marks: Sequence[tuple[int, str]], span: tuple[int, int] | None = None
+) -> Figure:
     """An objective over time with its interval; deployments as vertical lines."""
     x = [_time(r["until_us"]) for r in rows]
     traces: list[Figure] = []
@@ -70,19 +77,20 @@ def quality(objective: str, rows: Sequence[Mapping[str, Any]], marks: Sequence[t
     notes = [f"{r['covered']:,} of {r['n']:,} labelled" for r in rows]
     traces.append(_line(objective, x, [r["value"] for r in rows], "tide", text=notes, hovertemplate="%{y:.4f}<br>%{text}<extra></extra>"))
     shapes, texts = _marks(marks)
-    return _figure(traces, height=330, y=objective.replace("_", " "), shapes=shapes, annotations=texts)
+    figure = _figure(traces, height=330, y=objective.replace("_", " "), shapes=shapes, annotations=texts)
+    return figure | {"axes": {"x": _from_to(span)}}
 
 
-def coverage(rows: Sequence[Mapping[str, Any]]) -> Figure:
+def coverage(rows: Sequence[Mapping[str, Any]], span: tuple[int, int] | None = None) -> Figure:
     """Share of served rows that have met their label."""
     x = [_time(r["until_us"]) for r in rows]
     y = [r["covered"] / r["n"] if r["n"] else None for r in rows]
     trace = _line("labelled", x, y, "soft", fill="tozeroy", fillcolor="soft/0.12", hovertemplate="%{y:.1%} labelled<extra></extra>")
     axis = {"range": [0, 1.04], "tickformat": ".0%", "nticks": 3}
-    return _figure([trace], height=120, y="labelled") | {"axes": {"y": axis, "x": {"range": [x[0], x[-1]] if x else None}}}
+    return _figure([trace], height=120, y="labelled") | {"axes": {"y": axis, "x": _from_to(span)}}
 
 
-def drift(rows: Sequence[Mapping[str, Any]], threshold: float | None) -> Figure:
+def drift(rows: Sequence[Mapping[str, Any]], threshold: float | None, span: tuple[int, int] | None = None) -> Figure:
     """The strongest input drift of each window, and where it starts a run."""
     notes = [str((r["body"] or {}).get("column", "")) for r in rows]
     x = [_time(r["until_us"]) for r in rows]
@@ -102,7 +110,9 @@ def drift(rows: Sequence[Mapping[str, Any]], threshold: float | None) -> Figure:
                 "line": {"color": "warn", "width": 1, "dash": "dash"},
             }
         ]
-    return _figure([{**trace, "marker": {"size": 5, "color": "tide"}}], height=240, y="strongest PSI", shapes=shapes)
+    return _figure([{**trace, "marker": {"size": 5, "color": "tide"}}], height=240, y="strongest PSI", shapes=shapes) | {
+        "axes": {"x": _from_to(span)}
+    }
 
 
 def sequence(looks: Sequence[Mapping[str, Any]], margin: float) -> Figure:

@@ -58,17 +58,19 @@ def _chosen(lengths: list[int], window: str) -> int | None:
 def _charts(
     chosen: str, rows: list[dict[str, Any]], drift: list[dict[str, Any]], history: list[dict[str, Any]], threshold: float | None
 ) -> dict[str, Any]:
+    marks = [
+        (d["since_us"], f"v{d['version']}")
+        for d in history
+        if rows and d["role"] in ("live", "retired") and d["since_us"] >= rows[0]["from_us"] - 30 * DAY_US
+    ]
+    times = [at for at, _ in marks] + [r["until_us"] for r in (*rows, *drift)]
+    span = (min(times), max(times)) if times else None  # one for all, so that a day is below itself
     charts = {}
     if rows:
-        marks = [
-            (d["since_us"], f"v{d['version']}")
-            for d in history
-            if d["role"] in ("live", "retired") and d["since_us"] >= rows[0]["from_us"] - 30 * DAY_US
-        ]
-        charts["quality"] = plots.quality(chosen, rows, marks)
-        charts["coverage"] = plots.coverage(rows)
+        charts["quality"] = plots.quality(chosen, rows, marks, span)
+        charts["coverage"] = plots.coverage(rows, span)
     if drift:
-        charts["drift"] = plots.drift(drift, threshold)
+        charts["drift"] = plots.drift(drift, threshold, span)
     return charts
 
 
