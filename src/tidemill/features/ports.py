@@ -125,6 +125,23 @@ class BulkStore(OnlineStore, Protocol):
         ...
 
 
+Grid = tuple[Sequence[str], Sequence[str]]
+"""Views, and keys: the state of each of the keys in each of the views."""
+
+
+@runtime_checkable
+class GridStore(OnlineStore, Protocol):
+    """An `OnlineStore` that can also read the states of the same keys in several views, at less cost than by `read`.
+
+    Guarantees, each checked by `tidemill.testing.features.GridStoreContract`:
+        grids: `read_grids` answers what one `read` of all of it would have answered, as of one moment.
+    """
+
+    def read_grids(self, grids: Sequence[Grid]) -> list[list[Sequence[bytes | None]]]:
+        """For each grid, for each of its views, the states of its keys in order. Raises what `read` raises."""
+        ...
+
+
 class FeatureReader(Protocol):
     """Answers requests from online state. Guarantees: those of `StreamProcessor` that speak of reading, as of its last `commit`."""
 

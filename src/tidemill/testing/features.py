@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count as count_from
 from pathlib import Path
+from threading import Event
 from typing import Any
 from uuid import uuid4
 
@@ -17,7 +19,7 @@ from hypothesis import strategies as st
 from tidemill.core.aggregates import count
 from tidemill.core.definitions import FeatureView
 from tidemill.core.errors import InvalidError
-from tidemill.features.ports import AT, MAX_STATE_BYTES, BulkStore, OfflineStore, OnlineStore, States
+from tidemill.features.ports import AT, MAX_STATE_BYTES, BulkStore, GridStore, OfflineStore, OnlineStore, States
 from tidemill.testing.contract import Contract, keeps
 from tidemill.testing.kills import Report, until_killed
 from tidemill.testing.reference import KEYED, MINUTE, PLACE, UTC_US, VIEWS, Rows, reference, same, scans
@@ -362,6 +364,51 @@ class BulkStoreContract(OnlineStoreContract):
         assert second in (told[-1], told[-1] + 1)
         assert first in (second, second + 1)
         assert open_store().sweep(10) == _MANY
+
+
+class GridStoreContract(OnlineStoreContract):
+    """Supply an `open_store` fixture as for an `OnlineStore`."""
+
+    @keeps("grids")
+    def test_grids_are_what_a_read_answers(self, open_store: Callable[[], GridStore]) -> None:
+        """Whatever is asked for: nothing, one state, the same twice, many views, many keys, states of any size."""
+        store, of = open_store(), uuid4().hex
+        views, many = [of + str(i) for i in range(20)], [str(i) for i in range(1500)]
+        bodies = {(v, k): f"{v} {k}".encode() * (2000 if k == "7" else 1) for v in views[::2] for k in (*_KEYS, *many[::3], "7")}
+        store.write(bodies, {})
+        some = st.lists(st.sampled_from([*views, of]), max_size=20), st.lists(st.sampled_from([*_KEYS, *many[:30]]), max_size=40)
+
+        def check(grids: list[tuple[list[str], list[str]]]) -> None:
+            expected = [[[bodies.get((v, k)) for k in keys] for v in views] for views, keys in grids]
+            assert [[list(states) for states in grid] for grid in store.read_grids(grids)] == expected
+
+        check([(views[:3], many), (views, many[:130]), ([of], many)])
+        careful = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+        careful(given(st.lists(st.tuples(*some), max_size=4))(check))()
+
+    @keeps("grids")
+    def test_grids_are_of_one_moment(self, open_store: Callable[[], GridStore]) -> None:
+        """While somebody writes."""
+        store, ended, keys, seen = open_store(), Event(), [str(key) for key in range(200)], set[bytes | None]()
+
+        def write() -> None:
+            store = open_store()
+            for turn in count_from(0):
+                store.write({(view, key): b"%d" % turn for view in ("v", "w") for key in keys}, {})
+                if ended.is_set():
+                    return
+
+        with ThreadPoolExecutor(1) as pool:
+            writing = pool.submit(write)
+            try:
+                while len(seen) < 20 and not writing.done():
+                    grids = store.read_grids([(["w"], ["1"]), (["v", "w"], keys), (["v"], keys[:9]), (["w"], keys)])
+                    bodies = {body for grid in grids for states in grid for body in states}
+                    assert len(bodies) == 1
+                    seen |= bodies
+            finally:
+                ended.set()
+            writing.result()
 
 
 _KEYS = ["", "a", "b", 'ü\x00"', "b" * 300]

@@ -7,15 +7,15 @@ import pytest
 
 from tidemill.core.definitions import Definitions
 from tidemill.features.embedded import SqliteOnlineStore, ViewProcessor
-from tidemill.features.ports import BulkProcessor, BulkStore
-from tidemill.testing.features import BulkStoreContract
+from tidemill.features.ports import BulkProcessor
+from tidemill.testing.features import BulkStoreContract, GridStoreContract
 from tidemill.testing.processors import BulkProcessorContract, StreamProcessorContract
 from tidemill.testing.reference import DEFINITIONS
 
 
-class TestSqliteOnlineStore(BulkStoreContract):
+class TestSqliteOnlineStore(BulkStoreContract, GridStoreContract):
     @pytest.fixture
-    def open_store(self, tmp_path: Path) -> Callable[[], BulkStore]:
+    def open_store(self, tmp_path: Path) -> Callable[[], SqliteOnlineStore]:
         return partial(SqliteOnlineStore, tmp_path / "online.db")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from tidemill.core.aggregates import count, latest, mean
+from tidemill.core.aggregates import count, expression, latest, mean
 from tidemill.core.definitions import Definitions, Entity, FeatureView, Table
 from tidemill.core.digests import PREFIX
 from tidemill.core.errors import InvalidError, LostError, UnavailableError
@@ -86,6 +86,23 @@ def test_each_request_gets_its_own_answer_also_beside_keys_that_are_null_unknown
         (3.0, 3.0, 3.0, 2), (3.0, None, None, 2), (3.0, None, 7.0, 2),
     ]  # fmt: skip
     assert found[9:] == [(None, 3.0, None, 0), (None, None, None, 0), (None, None, None, 0)] * 2
+
+
+def test_newest_values_with_ttls_of_their_own_and_expressions_over_them(tmp_path: Path) -> None:
+    """Each value is null once it is too old, and so is what is computed from it."""
+    view = FeatureView(
+        "mixed", Entity("place"), TRIPS, [latest("delay", ttl="10m"), latest("word", ttl="2h"), expression("twice", "delay * 2")]
+    )
+    store, both = SqliteOnlineStore(tmp_path / "o.db"), Definitions(views={"mixed": view, "last": LAST})
+    processor, reader = ViewProcessor(store, both), OnlineReader(store, both)
+    processor.push("trips", trips(("x", "a", 1, 2.0), ("y", "b", 3, 3.0)))
+    processor.commit()
+    found = []
+    for minute in (3, 11, 12, 121, 122):
+        answers = reader.read([view, LAST], [{"place": "a"}, {"place": "nobody"}], minute * MINUTE)
+        assert answers == processor.read([view, LAST], [{"place": "a"}, {"place": "nobody"}], minute * MINUTE)
+        found.append([answers[0][f"mixed__{name}"] for name in ("delay", "word", "twice")])
+    assert found == [[2.0, "w", 4.0], [2.0, "w", 4.0], [None, "w", None], [None, "w", None], [None, None, None]]
 
 
 def test_a_value_that_is_too_large_is_refused_and_nothing_is_lost(tmp_path: Path) -> None:

@@ -101,13 +101,13 @@ def test_requests_that_meet_are_looked_up_together_and_fail_alone(kit: FeastKit,
     others = [asked(1, 1.0, "shape:trips"), asked("x", 1.0, "shape:trips"), asked(2, 1.0, "shape:trips")]
     alone = [kit.ask("/get-online-features", body).answer for body in bodies + others]
     reads: list[int] = []
-    read_store = kit.online.read
+    read_store = kit.online.read_grids
 
-    def counted(keys: Any) -> Any:
-        reads.append(len(keys))
-        return read_store(keys)
+    def counted(grids: Any) -> Any:
+        reads.append(len(grids))
+        return read_store(grids)
 
-    monkeypatch.setattr(kit.online, "read", counted)
+    monkeypatch.setattr(kit.online, "read_grids", counted)
     assert [r.answer for r in kit.ask_at_once("/get-online-features", *bodies, *others)] == alone
     assert len(reads) == 2
     bad = asked(1, -1.0, "shape:rating", "per_km")

@@ -7,7 +7,8 @@ from typing import Any
 
 from tidemill.core.definitions import Definitions, FeatureView
 from tidemill.core.instants import HOUR_US
-from tidemill.features.embedded.plans import key_text, request_key
+from tidemill.features.embedded.asked import Asking
+from tidemill.features.embedded.asked import Found as States
 from tidemill.features.embedded.sights import Sight, Sights
 from tidemill.features.embedded.tail import Tail
 from tidemill.features.ports import Found, OnlineStore
@@ -21,40 +22,39 @@ class OnlineLookup:
     """
 
     def __init__(self, online: OnlineStore, definitions: Definitions, stream: Stream | None = None, *, skew_us: int = HOUR_US) -> None:
-        self._online = online
+        self._asking = Asking(online)
         self._sights = Sights(online, definitions.views.values())
         self.tail = Tail(stream, definitions.views.values(), skew_us) if stream is not None else None
 
     def find(self, views: Sequence[FeatureView], keys: Sequence[Mapping[str, Any]], at_us: int) -> list[list[Found]]:
         """What there is for each request, view by view."""
-        sights = [self._sights.of(v) for v in views]
-        plans = [sight.plan for sight in sights]
-        asked = [[request_key(plan, request) for plan in plans] for request in keys]
-        texts = {key: key_text(key) for row in asked for key in row}
-        told = [sight for sight in sights if sight.place.status == "published"]
-        wanted = [sight.place.sentinel for sight in told]
-        wanted += [(sight.stored, texts[key]) for row in asked for sight, key in zip(sights, row, strict=True) if key is not None]
+        shape = self._asking.shape(tuple([self._sights.of(v) for v in views]))
         if self.tail is not None:
             self.tail.look()
-        bodies = iter(self._online.read(wanted))
-        for sight in told:
-            self._sights.clock(sight, next(bodies))
-        return [
-            [self._found(sight, key, None if key is None else next(bodies), at_us) for sight, key in zip(sights, row, strict=True)]
-            for row in asked
-        ]
+        said, found = self._asking.ask(shape, keys)
+        begun = [i for i, sight in enumerate(shape.sights) if sight.place.status == "published"]
+        self._sights.clocks([shape.sights[i] for i in begun], [said[i] for i in begun])
+        columns = [self._column(sight, states, at_us) for sight, states in zip(shape.sights, found, strict=True)]
+        return [list(row) for row in zip(*columns, strict=True)] if columns else [[] for _ in keys]
 
     def look(self) -> None:
         """See what has been pushed up to now."""
         if self.tail is not None:
             self.tail.look(now=True)
 
+    def _column(self, sight: Sight, states: States, at_us: int) -> list[Found]:
+        """What there is of a view for each request."""
+        keys, bodies = states
+        if self.tail is not None and not self.tail.empty:
+            return [self._found(sight, key, body, at_us) for key, body in zip(keys, bodies, strict=True)]
+        names, rows = sight.plan.names, sight.plan.glance(bodies, at_us)
+        return [
+            Found(dict(zip(names, row[3], strict=True)), row[0], True) if row is not None else self._found(sight, key, body, at_us)
+            for key, body, row in zip(keys, bodies, rows, strict=True)
+        ]
+
     def _found(self, sight: Sight, key: Any, body: bytes | None, at_us: int) -> Found:
         plan, values = sight.plan, dict[str, Any]()
-        if body is not None and (self.tail is None or self.tail.empty):
-            (glanced,) = plan.glance([body], at_us, [values])
-            if glanced is not None:
-                return Found(values, glanced, True)
         state = plan.unpack(body)
         at = max(at_us, state.clock)
         newest = state.newest[-1] if state.newest else None

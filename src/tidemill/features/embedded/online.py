@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
-from itertools import repeat
+from functools import cache, partial
+from itertools import islice, repeat
 from pathlib import Path
 
 from tidemill.core.errors import InvalidError, UnavailableError
 from tidemill.core.opened import OpenedFile, connect_existing
-from tidemill.features.ports import MAX_STATE_BYTES, States
+from tidemill.features.ports import MAX_STATE_BYTES, Grid, States
 
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS state (view TEXT, key TEXT, body BLOB NOT NULL, expires_us INTEGER, PRIMARY KEY (view, key)) WITHOUT ROWID",
@@ -37,8 +37,10 @@ _PUT = (
 _PUT_CURSOR = "INSERT INTO cursor VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value"
 _FEW = 8
 """Keys that are asked for in columns of one row, each number by a statement of its own."""
-_STEP, _MANY = 32, 512
-"""More keys are rows of a join, padded to a multiple of `_STEP` so that few statements are ever compiled, `_MANY` in a statement."""
+_MANY = 512
+"""More keys are rows of a join, so many in a statement at most."""
+_ABREAST = 8
+"""Views whose states of a key are columns of one row: of each key less has to be handed to SQLite and back."""
 
 
 class SqliteOnlineStore:
@@ -165,31 +167,78 @@ class SqliteOnlineStore:
         if len(keys) <= _FEW:
             if not keys:
                 return []
-            asked = [part for key in keys for part in (*key, *key)]
-            with self._lock:
-                try:
-                    return list(self._there().execute(_few(len(keys)), asked).fetchone())
-                except sqlite3.DatabaseError as error:
-                    raise self._told(error) from error
-        found: list[bytes | None] = []
+            return list(self._row([part for key in keys for part in (*key, *key)]))
+        with self._snapshot():
+            found: list[bytes | None] = []
+            for start in range(0, len(keys), _MANY):
+                found += self._join("state", keys[start : start + _MANY])
+            self._add_large(keys.__getitem__, found)
+        return found
+
+    def _row(self, asked: Sequence[str]) -> Sequence[bytes | None]:
+        """The states of a few keys, of each its view and key twice."""
+        with self._lock:
+            try:
+                return self._there().execute(_few(len(asked) // 4), asked).fetchone()  # type: ignore[no-any-return]
+            except sqlite3.DatabaseError as error:
+                raise self._told(error) from error
+
+    def read_grids(self, grids: Sequence[Grid]) -> list[list[Sequence[bytes | None]]]:
+        """As of `GridStore`."""
+        asked: list[str] = []
+        for views, keys in grids:
+            if len(views) * len(keys) > _FEW:
+                break
+            for view in views:
+                for key in keys:
+                    asked += (view, key, view, key)
+        else:
+            if 0 < len(asked) <= 4 * _FEW:
+                found = iter(self._row(asked))
+                return [[[*islice(found, len(keys))] for _ in views] for views, keys in grids]
+        with self._snapshot():
+            return [self._grid(views, keys) for views, keys in grids]
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[None]:
+        """What is read inside is as of one moment."""
         with self._held() as db:
             db.execute("BEGIN")
             try:
-                for start in range(0, len(keys), _MANY):
-                    some = keys[start : start + _MANY]
-                    bodies = self._join("state", some)
-                    if missing := [i for i, body in enumerate(bodies) if body is None]:
-                        for i, body in zip(missing, self._join("large", [some[i] for i in missing]), strict=True):
-                            bodies[i] = body
-                    found += bodies
+                yield
             finally:
                 db.execute("COMMIT")
+
+    def _grid(self, views: Sequence[str], keys: Sequence[str]) -> list[Sequence[bytes | None]]:
+        return [column for first in range(0, len(views), _ABREAST) for column in self._abreast(views[first : first + _ABREAST], keys)]
+
+    def _abreast(self, views: Sequence[str], keys: Sequence[str]) -> list[list[bytes | None]]:
+        found: list[list[bytes | None]] = [[] for _ in views]
+        for start in range(0, len(keys), _MANY):
+            some = keys[start : start + _MANY]
+            size = _padded(len(some))
+            rows = self._db.execute(_columns(len(views), size), (*some, *repeat(None, size - len(some)), *views)).fetchall()
+            rows.sort()  # by number; they come that way, but SQLite does not promise it
+            _, *columns = zip(*rows, strict=True)
+            for mine, column in zip(found, columns, strict=True):
+                mine += column[: len(some)]
+        for view, mine in zip(views, found, strict=True):
+            if None in mine:
+                self._add_large(partial(_place, view, keys), mine)
         return found
 
+    def _add_large(self, place: Callable[[int], tuple[str, str]], found: list[bytes | None]) -> None:
+        """Put large bodies where none was found; `place` is the view and key that an item of `found` is of."""
+        missing = [i for i, body in enumerate(found) if body is None]
+        for start in range(0, len(missing), _MANY):
+            some = missing[start : start + _MANY]
+            for i, body in zip(some, self._join("large", [*map(place, some)]), strict=True):
+                found[i] = body
+
     def _join(self, table: str, keys: Sequence[tuple[str, str]]) -> list[bytes | None]:
-        size = -(-len(keys) // _STEP) * _STEP
-        values = [part for key in keys for part in key]
-        values += [""] * (2 * size - len(values))
+        size = _padded(len(keys))
+        values: list[str | None] = [part for key in keys for part in key]
+        values += repeat(None, 2 * (size - len(keys)))
         found: list[bytes | None] = [None] * size
         for i, body in self._db.execute(_many(table, size), values):
             found[i] = body
@@ -218,6 +267,16 @@ class SqliteOnlineStore:
             self._db.close()
 
 
+def _place(view: str, keys: Sequence[str], i: int) -> tuple[str, str]:
+    return view, keys[i]
+
+
+def _padded(n: int) -> int:
+    """Rows of the statement for n keys, the last ones NULL, which costs no search: so few statements are ever compiled."""
+    step = 8 if n <= 128 else 64
+    return -(-n // step) * step
+
+
 @cache
 def _few(n: int) -> str:
     one = "coalesce((SELECT body FROM state WHERE view = ? AND key = ?), (SELECT body FROM large WHERE view = ? AND key = ?))"
@@ -228,3 +287,11 @@ def _few(n: int) -> str:
 def _many(table: str, n: int) -> str:
     asked = ", ".join(f"({i}, ?, ?)" for i in range(n))
     return f"WITH asked (i, v, k) AS (VALUES {asked}) SELECT i, body FROM asked CROSS JOIN {table} ON view = v AND key = k"
+
+
+@cache
+def _columns(views: int, n: int) -> str:
+    asked = ", ".join(f"({i}, ?)" for i in range(n))
+    bodies = ", ".join(f"s{j}.body" for j in range(views))
+    joins = " ".join(f"LEFT JOIN state s{j} ON s{j}.view = ? AND s{j}.key = k" for j in range(views))
+    return f"WITH asked (i, k) AS (VALUES {asked}) SELECT i, {bodies} FROM asked {joins}"

@@ -16,6 +16,8 @@ from tidemill.core.digests import PREFIX
 from tidemill.core.meaning import view_body, view_digest, view_from
 from tidemill.features.ports import BulkStore, OnlineStore, States, Status
 
+SENTINEL = "alive"
+"""Key of the sentinel of a version, whose view is the place."""
 _DEAD = b""
 """Body of the sentinel of a version that may not be read; of others it is the writer's clock."""
 _CURRENT = "current:"
@@ -43,7 +45,7 @@ class Place:
     @property
     def sentinel(self) -> tuple[str, str]:
         """The state that says whether this version may be read."""
-        return self.name, "alive"
+        return self.name, SENTINEL
 
     def record(self) -> str:
         """The text of the cursor that says what this version is."""

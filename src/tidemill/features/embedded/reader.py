@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import repeat
+from itertools import chain, repeat
 from typing import Any
 
 from tidemill.core.definitions import Definitions, FeatureView
 from tidemill.core.errors import InvalidError
+from tidemill.features.embedded.asked import Asking, Found
 from tidemill.features.embedded.places import current, places
-from tidemill.features.embedded.plans import key_text, request_key
 from tidemill.features.embedded.sights import Sight, Sights
 from tidemill.features.ports import MAX_KEYS, OnlineStore
 
@@ -23,7 +23,7 @@ class OnlineReader:
     """
 
     def __init__(self, online: OnlineStore, definitions: Definitions) -> None:  # noqa: ARG002 - what it reads is what it is asked for
-        self._online = online
+        self._online, self._asking = online, Asking(online)
         self._sights = Sights(online)
 
     def read(self, views: Sequence[FeatureView], keys: Sequence[Mapping[str, Any]], at_us: int) -> list[dict[str, Any]]:
@@ -35,36 +35,31 @@ class OnlineReader:
         """
         if len(keys) > MAX_KEYS:
             raise InvalidError(f"{len(keys)} keys in one read; ask for {MAX_KEYS} at most at once")
-        sights = [self._sights.of(v) for v in views]
-        wanted = [s.place.sentinel for s in sights]
-        spelled: dict[tuple[str, ...], tuple[list[Any], list[str]]] = {}
-        for sight in sights:
-            of = sight.plan.keys
-            if of not in spelled:
-                spelled[of] = _spelled(sight, keys)
-            wanted += zip(repeat(sight.stored), spelled[of][1])
-        found = self._online.read(wanted)
-        clocks = [*map(self._sights.clock, sights, found)]
-        start = len(sights)
-        answers: list[dict[str, Any]] = [{} for _ in keys]
-        for sight, clock in zip(sights, clocks, strict=True):
-            asked, texts = spelled[sight.plan.keys]
-            bodies, start = found[start : start + len(texts)], start + len(texts)
-            if len(texts) < len(asked):
-                rest = iter(bodies)
-                bodies = [None if key is None else next(rest) for key in asked]
-            events = sight.plan.glance(bodies, at_us, answers)
-            if None in events:
-                for i, event in enumerate(events):
-                    if event is None:
-                        self._answer(sight, asked[i], bodies[i], clock, at_us, answers[i])
-        return answers
+        shape = self._asking.shape(tuple([self._sights.of(v) for v in views]))
+        said, found = self._asking.ask(shape, keys)
+        clocks = self._sights.clocks(shape.sights, said)
+        if not clocks:
+            return [{} for _ in keys]
+        columns, names = [*map(self._column, shape.sights, found, clocks, repeat(at_us))], shape.names
+        # without `strict` here: there are as many values as names, and the keyword costs half as much again
+        return [dict(zip(names, chain.from_iterable(row))) for row in zip(*columns)]  # noqa: B905
 
-    def _answer(self, sight: Sight, key: Any, body: bytes | None, clock: int, at_us: int, into: dict[str, Any]) -> None:
+    def _column(self, sight: Sight, found: Found, clock: bytes, at_us: int) -> list[Sequence[Any]]:
+        """The features of a view for each request, in the order of its plan's `names`."""
+        keys, bodies = found
+        rows = sight.plan.glance(bodies, at_us)
+        shown = [row[3] for row in rows if row is not None]
+        if len(shown) == len(rows):
+            return shown
+        return [
+            row[3] if row is not None else self._values(sight, key, body, clock, at_us)
+            for key, body, row in zip(keys, bodies, rows, strict=True)
+        ]
+
+    def _values(self, sight: Sight, key: Any, body: bytes | None, clock: bytes, at_us: int) -> Sequence[Any]:
         plan = sight.plan
-        if body is None and at_us >= clock:
-            into.update(plan.nothing)
-            return
+        if body is None and at_us >= int(clock):
+            return plan.blank
         state = None if body is None else plan.unpack(body)
         if state is None or at_us < state.clock:
             state = plan.rebuild(self._sights.memory(sight).history(plan, key, at_us), at_us)
@@ -72,7 +67,9 @@ class OnlineReader:
             plan.advance(state, at_us)
             if state.lost is not None:
                 plan.renew(state, self._sights.memory(sight).history(plan, key, at_us))
-        plan.read(state, at_us, into)
+        features: dict[str, Any] = {}
+        plan.read(state, at_us, features)
+        return [*features.values()]
 
     def current(self, view: str) -> FeatureView | None:
         """The version of a view that is current, None where nothing is published."""
@@ -89,12 +86,3 @@ class OnlineReader:
         cursors = self._online.cursors()
         served = current(cursors)
         return {p.view.name: p.known_us for p in places(cursors) if p.known_us is not None and served.get(p.view.name) == p.name}
-
-
-def _spelled(sight: Sight, requests: Sequence[Mapping[str, Any]]) -> tuple[list[Any], list[str]]:
-    """The key of each request, None where a part of it is null; and how those that are not are spelled in the store."""
-    name, plan = sight.single, sight.plan
-    found = [request.get(name) for request in requests] if name else [None] * len(requests)
-    if None in found:
-        found = [request_key(plan, request) if key is None else key for key, request in zip(found, requests, strict=True)]
-    return found, [key_text(key) for key in found if key is not None]

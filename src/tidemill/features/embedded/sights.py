@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tidemill.core.definitions import FeatureView
@@ -18,12 +18,13 @@ from tidemill.features.ports import OnlineStore
 
 @dataclass(slots=True, eq=False)
 class Sight:
-    """A version as this process sees it. `stored`: what its states are stored under; `single`: its key if it is one column; `memory`: the writer's rows, as of a cursor."""
+    """A version as this process sees it. `name`: its place's; `stored`: what its states are stored under; `single`: its key if it is one column; `memory`: the writer's rows, as of a cursor."""
 
     view: FeatureView
     place: Place
     plan: ViewPlan
     plans: Plans
+    name: str
     stored: str
     single: str
     memory: tuple[str, TableMemory] | None = None
@@ -52,21 +53,29 @@ class Sights:
             raise unpublished(place, current(cursors).get(view.name))
         plans = Plans(place.alone())
         sight = Sight(
-            view, place, plans.by_name[view.name], plans, f"{place.name}/{view.name}", view.keys[0] if len(view.keys) == 1 else ""
+            view,
+            place,
+            plans.by_name[view.name],
+            plans,
+            place.name,
+            f"{place.name}/{view.name}",
+            view.keys[0] if len(view.keys) == 1 else "",
         )
         if place.status == "published":
             self._seen[id(view)] = sight
         return sight
 
-    def clock(self, sight: Sight, said: bytes | None) -> int:
-        """The writer's clock in the sentinel of a version. Raises `InvalidError` when the version may not be read any more."""
-        if not said:
+    def clocks(self, sights: Sequence[Sight], said: Sequence[bytes | None]) -> list[bytes]:
+        """The writers' clocks, which are what sentinels say. Raises `InvalidError` when a version may not be read any more."""
+        found = [clock for clock in said if clock]
+        if len(found) < len(said):
+            sight = next(sight for sight, clock in zip(sights, said, strict=True) if not clock)
             self._seen.pop(id(sight.view), None)
             raise InvalidError(
-                f"the online state of {sight.place.name} is gone; run `tidemill features materialize {sight.view.name}`, or deploy a "
+                f"the online state of {sight.name} is gone; run `tidemill features materialize {sight.view.name}`, or deploy a "
                 "model that was trained on the current version"
             )
-        return int(said)
+        return found
 
     def memory(self, sight: Sight) -> TableMemory:
         """The rows that the writer remembers."""

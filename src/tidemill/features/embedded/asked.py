@@ -1,0 +1,98 @@
+"""From requests to the states of their keys: what a reader and a look-up ask the store for, in one round trip."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice, repeat
+from typing import Any, NamedTuple
+
+from tidemill.features.embedded.places import SENTINEL
+from tidemill.features.embedded.plans import key_text, request_key
+from tidemill.features.embedded.sights import Sight
+from tidemill.features.ports import Grid, GridStore, OnlineStore
+
+_ALIVE = (SENTINEL,)
+_SHAPES = 32
+"""Shapes that are kept: each is some microseconds' work, and keeps what its versions have read."""
+
+
+class Found(NamedTuple):
+    """Of one version, by request: the key, None where a part of it is null; and the key's state."""
+
+    keys: Sequence[Any]
+    bodies: Sequence[bytes | None]
+
+
+@dataclass(slots=True)
+class Shape:
+    """Versions that are asked for together. `groups`: those with the same keys, by their places, and where their states are; `names`: of all features."""
+
+    sights: tuple[Sight, ...]
+    sentinels: Grid
+    groups: list[tuple[Sight, list[int], list[str]]]
+    names: list[str]
+
+    @classmethod
+    def of(cls, sights: tuple[Sight, ...]) -> Shape:
+        """As of these versions."""
+        together: dict[tuple[str, ...], list[int]] = {}
+        for i, sight in enumerate(sights):
+            together.setdefault(sight.plan.keys, []).append(i)
+        groups = [(sights[places[0]], places, [sights[i].stored for i in places]) for places in together.values()]
+        return cls(sights, ([sight.name for sight in sights], _ALIVE), groups, [name for sight in sights for name in sight.plan.names])
+
+
+class Asking:
+    """Asks a store for what versions have for requests; a key is spelled once, however many views have it."""
+
+    def __init__(self, online: OnlineStore) -> None:
+        self._online, self._grids = online, online if isinstance(online, GridStore) else None
+        self._shapes: dict[tuple[Sight, ...], Shape] = {}
+
+    def shape(self, sights: tuple[Sight, ...]) -> Shape:
+        """What is the same whenever these versions are asked for, worked out once."""
+        shape = self._shapes.get(sights)
+        if shape is None:
+            if len(self._shapes) >= _SHAPES:
+                self._shapes.clear()
+            shape = self._shapes[sights] = Shape.of(sights)
+        return shape
+
+    def ask(self, shape: Shape, requests: Sequence[Mapping[str, Any]]) -> tuple[list[bytes | None], list[Found]]:
+        """The sentinel of each version, and what it has. Raises `InvalidError` for a key that a request lacks, and what the store raises."""
+        asked = [_keys(sight, requests) for sight, _, _ in shape.groups]
+        grids = [shape.sentinels]
+        for (_, _, stored), keys in zip(shape.groups, asked, strict=True):
+            grids.append((stored, [f"[{key}]" if type(key) is int else key_text(key) for key in keys if key is not None]))
+        sentinels, *columns = _flat(self._online, grids) if self._grids is None else self._grids.read_grids(grids)
+        found: list[Found] = [_NOTHING] * len(shape.sights)
+        for (_, places, _), keys, states in zip(shape.groups, asked, columns, strict=True):
+            for i, bodies in zip(places, states, strict=True):
+                found[i] = Found(keys, bodies if len(bodies) == len(keys) else _spread(keys, bodies))
+        return [said for (said,) in sentinels], found
+
+
+_NOTHING = Found((), ())
+
+
+def _spread(keys: Sequence[Any], bodies: Sequence[bytes | None]) -> list[bytes | None]:
+    """The states of keys that are there, and None for those that are null."""
+    rest = iter(bodies)
+    return [None if key is None else next(rest) for key in keys]
+
+
+def _keys(sight: Sight, requests: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """The key of each request, None where a part of it is null."""
+    name, plan = sight.single, sight.plan
+    found = [request.get(name) for request in requests] if name else [None] * len(requests)
+    if None in found:
+        return [request_key(plan, request) if key is None else key for key, request in zip(found, requests, strict=True)]
+    return found
+
+
+def _flat(online: OnlineStore, grids: Sequence[Grid]) -> list[list[Sequence[bytes | None]]]:
+    """What a `GridStore` would answer, from any store."""
+    wanted = chain.from_iterable([zip(repeat(view), keys) for views, keys in grids for view in views])  # `repeat` never ends
+    found = iter(online.read(list(wanted)))
+    return [[list(islice(found, len(keys))) for _ in views] for views, keys in grids]
