@@ -140,6 +140,22 @@ def test_a_rollout_moves_while_a_training_is_under_way(up: Up, ledger: Ledger) -
     happens(lambda: any(d.kind == "gate" and d.subject == f"{SERVICE}/3" for d in decisions.listing(ledger)))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="scheduling classes are Linux's")
+def test_on_a_full_machine_the_training_ends_and_everybody_else_goes_first(up: Up, ledger: Ledger) -> None:
+    run_id = hold(up, ledger)
+    classes = {name: os.sched_getscheduler(child(up, name)) for name in ("api", "server", "reconciler", "trainer")}
+    assert classes == dict.fromkeys(("api", "server", "reconciler"), os.SCHED_OTHER) | {"trainer": os.SCHED_IDLE}
+    assert {os.getsid(child(up, name)) for name in classes} == {os.getsid(up.process.pid)}, "priorities count within a session"
+    spinning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+    try:
+        (up.project / "go").touch()
+        eventually(lambda: runs(ledger)[-1][0::2] == (run_id, "finished"), within_s=1_200)
+    finally:
+        for process in spinning:
+            process.kill()
+            process.wait()
+
+
 def test_killed_trainers_and_reconcilers_lose_and_repeat_nothing(up: Up, ledger: Ledger) -> None:
     run_id = hold(up, ledger)
     done = steps(ledger, run_id)

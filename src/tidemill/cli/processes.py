@@ -95,11 +95,14 @@ def trainer(project: Path, overrides: Sequence[str]) -> None:
     A stop ends it at once, wherever it is: the run stays open in the ledger, and the next trainer goes on behind its finished steps.
     """
     from tidemill.retraining import loop
+    from tidemill.training import Share
 
-    _yield_to_serving(10)
     with opened(project, overrides) as platform:
+        share = Share(platform.config.training.priority)
+        share.begin()
         while True:
             loop.train_open(platform.loop)
+            share.ended()
             time.sleep(LOOK_S)
 
 

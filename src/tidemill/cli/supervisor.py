@@ -120,7 +120,7 @@ class Supervisor:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,
+                process_group=0,  # not a session of its own: Linux shares out processors by sessions first, and niceness counts within one
             )
 
     def _drain(self) -> int:

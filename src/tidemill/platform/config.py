@@ -61,6 +61,16 @@ class RetrainingConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class TrainingConfig:
+    """How trainings share this machine with what serves on it: the trainer of `tidemill up`, and the processes of `stack.trainer`.
+
+    `priority`: `idle`, run on what serving leaves (Linux; elsewhere as `low`); `low`, ten points nicer; `normal`, like everything else.
+    """
+
+    priority: Literal["idle", "low", "normal"] = "idle"
+
+
+@dataclass(frozen=True, slots=True)
 class ParityConfig:
     """How much of what is served is recomputed offline in the background. `share`: of the rows, 0 to 1, 0 for none; `every`: how often."""
 
@@ -168,6 +178,7 @@ class Config:
     logs: Literal["text", "json"] = "text"
     stack: StackConfig = field(default_factory=StackConfig)
     retraining: RetrainingConfig = field(default_factory=RetrainingConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
     parity: ParityConfig = field(default_factory=ParityConfig)
     stream: StreamConfig = field(default_factory=StreamConfig)
     api: ApiConfig = field(default_factory=ApiConfig)

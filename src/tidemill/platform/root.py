@@ -287,7 +287,7 @@ class Platform:
         """Finds a place for work that needs resources."""
         from tidemill.training.embedded import ProcessTrainer
 
-        return self._port("trainer", processes=lambda _rest: ProcessTrainer())  # type: ignore[no-any-return]
+        return self._port("trainer", processes=lambda _rest: ProcessTrainer(self.config.training.priority))  # type: ignore[no-any-return]
 
     @cached_property
     def registry(self) -> ModelRegistry:

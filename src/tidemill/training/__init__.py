@@ -6,6 +6,7 @@ from tidemill.training.measure import ModelEvaluator
 from tidemill.training.onnxed import onnx_model
 from tidemill.training.package import pack_model, read_model
 from tidemill.training.pieces import SpinePieces, pieces
+from tidemill.training.priority import Share
 from tidemill.training.rows import encode, encode_columns, is_text
 from tidemill.training.source import FrameSource
 from tidemill.training.steps import evaluate, holdout, training_set
@@ -14,6 +15,7 @@ __all__ = [
     "FrameSource",
     "ModelCodec",
     "ModelEvaluator",
+    "Share",
     "SpinePieces",
     "TrainingSetCodec",
     "deterministic",

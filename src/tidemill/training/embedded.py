@@ -12,10 +12,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tidemill.core.errors import InvalidError, UnavailableError
+from tidemill.training.priority import Priority
 
 
 class ProcessTrainer:
-    """A `Trainer` that starts one Python process a call, ten points nicer than this one."""
+    """A `Trainer` that starts one Python process a call, with a priority below this one's unless that is `normal`."""
+
+    def __init__(self, priority: Priority = "idle") -> None:
+        self._priority: Priority = priority
 
     def run(self, function: Callable[..., Any], args: Sequence[Any], *, cpus: float = 1.0, timeout_s: float | None = None) -> Any:
         module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
@@ -36,7 +40,7 @@ class ProcessTrainer:
         reading, writing = os.pipe()
         with os.fdopen(reading, "rb") as answers:
             process = subprocess.Popen(
-                [sys.executable, "-m", "tidemill.training.worker", str(writing)],
+                [sys.executable, "-m", "tidemill.training.worker", str(writing), self._priority],
                 stdin=subprocess.PIPE,
                 stdout=sys.stderr.fileno() if _real(sys.stderr) else None,
                 env=env,

@@ -1,4 +1,4 @@
-"""The other side of `ProcessTrainer`: reads a call from standard input, answers through a pipe. Run as `python -m tidemill.training.worker FD`."""
+"""The other side of `ProcessTrainer`: reads a call from standard input, answers through a pipe. Run as `python -m tidemill.training.worker FD PRIORITY`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import os
 import pickle
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
-NICE = 10
-"""How much nicer than its parent a worker is."""
+from tidemill.training.priority import Priority, Share
 
 
 def resolve(module: str, name: str) -> Callable[..., Any]:
@@ -24,7 +23,7 @@ def resolve(module: str, name: str) -> Callable[..., Any]:
 
 def main() -> None:
     """Run one call."""
-    os.nice(NICE)
+    Share(cast("Priority", sys.argv[2])).begin()
     call = pickle.load(sys.stdin.buffer)  # noqa: S301
     sys.path[:0] = [entry for entry in call["path"] if entry not in sys.path]
     try:

@@ -71,6 +71,26 @@ def test_the_dead_are_started_again_and_the_living_drain(here: Path) -> None:
     assert any("in 1 s" in text for text in said) or len(pids(here, "dies")) == 2
 
 
+@pytest.mark.skipif(not hasattr(os, "getsid"), reason="there are no sessions")
+def test_children_share_a_session_so_that_niceness_counts_and_not_a_group_so_that_ctrl_c_does_not(here: Path) -> None:
+    supervisor = Supervisor(["steady"], here, [], here / "log", module="child_of_test")
+    seen: list[tuple[int, int]] = []
+
+    def look() -> None:
+        eventually(lambda: len(pids(here, "steady")) == 1)
+        child = int(pids(here, "steady")[0])
+        seen.append((os.getsid(child), os.getpgid(child)))
+        supervisor.stopping.set()
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    supervisor.run()
+    watcher.join()
+    ((session, group),) = seen
+    assert session == os.getsid(0)
+    assert group != os.getpgid(0)
+
+
 def test_children_end_when_the_supervisor_is_killed(here: Path) -> None:
     code = (
         "from pathlib import Path; from tidemill.cli.supervisor import Supervisor;"
