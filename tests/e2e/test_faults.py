@@ -308,8 +308,8 @@ def test_a_server_killed_under_load_loses_no_acknowledged_prediction(undisturbed
 
 
 @pytest.mark.slow
-def test_a_server_killed_under_load_20_times_loses_no_acknowledged_prediction(undisturbed: Undisturbed, token: str, tmp_path: Path) -> None:
-    _kill_rounds(undisturbed.project, token, tmp_path / "said", 20)
+def test_a_server_killed_under_load_50_times_loses_no_acknowledged_prediction(undisturbed: Undisturbed, token: str, tmp_path: Path) -> None:
+    _kill_rounds(undisturbed.project, token, tmp_path / "said", 50)
 
 
 def test_on_a_full_disk_the_server_goes_on_and_says_that_logging_is_degraded(undisturbed: Undisturbed, token: str, tmp_path: Path) -> None:
