@@ -53,6 +53,20 @@ def test_every_protocol_answers_by_the_graph(stack: GraphStack) -> None:
     assert kept.score == expected
 
 
+def test_grpc_answers_by_the_graph_too_and_names_the_node_that_fails(stack: GraphStack) -> None:
+    kit = pytest.importorskip("tests.unit.serving.test_serving_grpc")
+
+    async def script(_local: Local, client: Any) -> list[Any]:
+        sent = (kit.typed(LOOKUP, id="g"), kit.typed({**FULL, "sky__wind": 40.0}))
+        return [await client.ask("ModelInfer", **one) for one in sent]
+
+    good, (code, reason) = kit.run(stack, script)
+    assert list(good.outputs[0].contents.fp64_contents) == [pytest.approx((near(3) + far(3)) / 2)]
+    assert (code, reason) == (kit.Code.INTERNAL, "node 'fails_on_storm' of service 'late' failed; the server's log says why")
+    (kept,) = stack.log.find("g")
+    assert [(v.node, v.version) for v in kept.route[2:]] == [("near", "3"), ("far", "7")]
+
+
 def test_a_node_that_fails_is_a_500_with_its_name_counted_once_and_others_are_answered(stack: GraphStack) -> None:
     async def script() -> str:
         async with Local(stack) as local:

@@ -194,20 +194,23 @@ def test_calls_over_grpc_are_traced_too(stack: Stack, collector: Collector) -> N
     kit = pytest.importorskip("tests.unit.serving.test_serving_grpc")
     tracer = open_traces(f"otlp://127.0.0.1:{collector.server_address[1]}", 0.0, "tidemill")
 
-    async def script(local: Local, client: Any) -> None:
+    async def script(local: Local, client: Any) -> list[dict[str, str]]:
         local.app._tracer = tracer
         local.app.endpoints["late"].tracing = True
         sent = kit.message("ModelInferRequest")(**kit.typed(LOOKUP, id="g")).SerializeToString()
-        call = client.channel.unary_unary(f"/{kit.SERVICE}/ModelInfer")
-        await call(sent, metadata=(("traceparent", f"00-{TRACE}-b7ad6b7169203331-01"),))
-        await call(sent)
+        ask = client.channel.unary_unary(f"/{kit.SERVICE}/ModelInfer")
+        calls = [ask(sent, metadata=(("traceparent", f"00-{TRACE}-b7ad6b7169203331-01"),)), ask(sent)]
+        await asyncio.gather(*calls)
+        return [dict(await call.initial_metadata()) for call in calls]
 
-    kit.run(stack, script)
+    answered, alone = kit.run(stack, script)
     assert sorted(span.name for span in collector.spans) == ["features", "log", "model", "predict late"]
     root = next(span for span in collector.spans if span.name == "predict late")
     facts = {a.key: a.value.string_value for a in root.attributes}
     assert (facts["tidemill.prediction_id"], facts["tidemill.protocol"]) == ("g", "Open Inference Protocol v2 over gRPC")
     assert (root.trace_id.hex(), root.parent_span_id.hex()) == (TRACE, "b7ad6b7169203331")
+    assert answered["traceparent"] == f"00-{TRACE}-{root.span_id.hex()}-01"
+    assert "traceparent" not in alone
 
 
 def test_what_the_caller_does_not_decide_the_share_does(stack: Stack, collector: Collector) -> None:

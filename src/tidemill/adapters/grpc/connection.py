@@ -25,9 +25,9 @@ Start = Callable[["Connection", "Stream"], None]
 
 
 class Stream:
-    """One call. `headers` are those that matter; `answer` is what still waits for the peer's window."""
+    """One call. `headers` are those that matter; `answer` is what still waits for the peer's window; `traceparent` its span's, if it is traced."""
 
-    __slots__ = ("answer", "body", "call", "ended", "headers", "number", "timer", "window")
+    __slots__ = ("answer", "body", "call", "ended", "headers", "number", "timer", "traceparent", "window")
 
     def __init__(self, number: int, headers: Headers, window: int) -> None:
         self.number, self.headers, self.window = number, headers, window
@@ -36,6 +36,7 @@ class Stream:
         self.timer: asyncio.TimerHandle | None = None
         self.answer = memoryview(b"")
         self.ended = False
+        self.traceparent = ""
 
 
 class Headers:
@@ -129,10 +130,10 @@ class Connection(asyncio.Protocol):
         if size <= self._window and size <= stream.window and size <= self._max_frame:
             self._window -= size
             number = stream.number
-            self.send(f.head(number) + f.frame(f.DATA, 0, number, f.pack(message)) + f.done(number))
+            self.send(f.head(number, stream.traceparent) + f.frame(f.DATA, 0, number, f.pack(message)) + f.done(number))
             self._forget(stream)
             return
-        self.send(f.head(stream.number))
+        self.send(f.head(stream.number, stream.traceparent))
         stream.answer = memoryview(f.pack(message))
         self._continue(stream)
 
@@ -140,7 +141,7 @@ class Connection(asyncio.Protocol):
         """Answer a call with a status; what it still sends is not wanted."""
         if stream.number not in self.streams:
             return
-        self.send(f.failed(stream.number, code, reason))
+        self.send(f.failed(stream.number, code, reason, stream.traceparent))
         if not stream.ended:
             self.send(f.frame(f.RST_STREAM, 0, stream.number, f.NO_ERROR.to_bytes(4, "big")))
         self._forget(stream)

@@ -47,9 +47,9 @@ _HEAD = _STATUS_200 + _literal("content-type", "application/grpc") + _literal("g
 _DONE = _literal("grpc-status", "0")
 
 
-def head(stream: int) -> bytes:
-    """The headers before an answer's message."""
-    return frame(HEADERS, END_HEADERS, stream, _HEAD)
+def head(stream: int, traceparent: str = "") -> bytes:
+    """The headers before an answer's message; with the span of a call that is traced."""
+    return frame(HEADERS, END_HEADERS, stream, _HEAD + _literal("traceparent", traceparent) if traceparent else _HEAD)
 
 
 def done(stream: int) -> bytes:
@@ -57,10 +57,12 @@ def done(stream: int) -> bytes:
     return frame(HEADERS, END_HEADERS | END_STREAM, stream, _DONE)
 
 
-def failed(stream: int, code: int, reason: str) -> bytes:
+def failed(stream: int, code: int, reason: str, traceparent: str = "") -> bytes:
     """An answer that is a status alone."""
     told = quote(reason, safe=" !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~").encode()[:2000]
     block = _HEAD + _literal("grpc-status", str(code)) + b"\x00" + bytes([12]) + b"grpc-message" + _length(len(told)) + told
+    if traceparent:
+        block += _literal("traceparent", traceparent)
     return frame(HEADERS, END_HEADERS | END_STREAM, stream, block)
 
 

@@ -64,6 +64,11 @@ class Infer:
     def __init__(self, app: ModelServer, endpoint: Endpoint, started: float, call: Call, request: Any, future: asyncio.Future[Any]) -> None:
         self._app, self._endpoint, self._started, self._call, self._request, self.future = app, endpoint, started, call, request, future
 
+    @property
+    def traceparent(self) -> str:
+        """Of the call's span, empty when it is not traced."""
+        return "" if self._call.trace is None else self._call.trace.trace.traceparent
+
     def finish(self, future: asyncio.Future[Any]) -> bytes:
         """The answer's bytes. Raises what the endpoint raised, or that the call was cancelled."""
         self._app.in_flight -= 1

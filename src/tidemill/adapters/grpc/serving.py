@@ -81,6 +81,7 @@ class GrpcServer:
             message = frames.unpack(bytes(stream.body), headers.encoding, self._app.settings.max_body_bytes)
             if headers.path == self._infer_path:
                 infer = self._infer(message, headers.authorization, left, headers.trace)
+                stream.traceparent = infer.traceparent
                 call: Any = infer.future
                 finish: Any = infer.finish
             elif (answer := self._methods.get(headers.path)) is not None:
