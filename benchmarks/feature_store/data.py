@@ -48,11 +48,12 @@ class Sizes:
     large_events: int = 50_000_000
     materialize_keys: int = 100_000
     stream: int = 1_000_000
+    follow: int = 250_000
 
     @classmethod
     def of(cls, *, quick: bool) -> Sizes:
         """A tenth of everything for a quick run."""
-        return cls(100_000, 5_000, 10_000, 500_000, 33_000, 2_000_000, 10_000, 100_000) if quick else cls()
+        return cls(100_000, 5_000, 10_000, 500_000, 33_000, 2_000_000, 10_000, 100_000, 50_000) if quick else cls()
 
 
 TABLES = {name: Table(name, f"files:{name}", "ts", "created", key=("key", "ts")) for name in WIDTHS}

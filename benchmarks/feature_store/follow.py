@@ -1,4 +1,7 @@
-"""stream_follow: JSON events of a topic, a second's worth at a time, into six windowed features, each commit durable (events a second)."""
+"""stream_follow: JSON events of a topic, a second's worth at a time, into six windowed features, each commit durable (events a second).
+
+A quarter of `stream_update`'s events and three rounds: every event is a line of JSON, in a log and in Kafka, and is parsed again in every round.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ DURABLE = "WAL, synchronous=NORMAL, a commit every 50,000 events"
 
 def stream_follow(home: Path, folder: Path, sizes: Sizes, rounds: int, kafka: str) -> None:
     """The same events from the embedded log and, where there is a broker at `kafka`, from a topic; the floor reads lines of a file."""
-    rows = pq.read_table(home / "events").slice(0, sizes.stream)
+    rows = pq.read_table(home / "events").slice(0, sizes.follow)
     known, turn = micros(rows["created"]), iter(range(10_000))
     keys = np.unique(rows["key"].to_numpy())[:: max(1, sizes.keys // 2_000)]
     truth = expected(rows, known, keys, int(known[-1]))
