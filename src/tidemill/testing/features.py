@@ -26,8 +26,8 @@ from tidemill.testing.reference import KEYED, MINUTE, PLACE, UTC_US, VIEWS, Rows
 
 EXAMPLES = 2000 if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else 50
 TOGETHER = 10
-"""Histories of entities and identities of their own that one example of an offline store holds: a join costs much, a row little."""
-_MOMENT = st.integers(0, 40).map(lambda m: m * (MINUTE // 2)) | st.integers(0, 20 * MINUTE)
+"""Histories of entities and identities of their own that one example holds: opening a store and joining cost much, a row little."""
+MOMENT = st.integers(0, 40).map(lambda m: m * (MINUTE // 2)) | st.integers(0, 20 * MINUTE)
 _DELAY = (
     st.none()
     | st.integers(-9, 9).map(float)
@@ -40,8 +40,8 @@ _ROW = st.fixed_dictionaries(
         "id": st.sampled_from(["x", "y", "z", None]),
         "place": _PLACES,
         "lane": _LANES,
-        "happened": _MOMENT | st.none(),
-        "learned": _MOMENT | st.just(None),
+        "happened": MOMENT | st.none(),
+        "learned": MOMENT | st.just(None),
         "delay": _DELAY,
         "word": st.sampled_from(["u", "v", None]),
     }
@@ -55,13 +55,13 @@ def histories(draw: st.DrawFn) -> list[dict[str, Any]]:
     for _ in range(draw(st.integers(0, 3)) if rows else 0):
         again = dict(draw(st.sampled_from(rows)))
         if draw(st.booleans()):
-            again |= {"delay": draw(_DELAY), "learned": draw(_MOMENT), "happened": draw(_MOMENT | st.just(again["happened"]))}
+            again |= {"delay": draw(_DELAY), "learned": draw(MOMENT), "happened": draw(MOMENT | st.just(again["happened"]))}
         rows.insert(draw(st.integers(0, len(rows))), again)
     return rows
 
 
 _SPINE = st.lists(
-    st.fixed_dictionaries({"place": _PLACES, "lane": _LANES, AT: _MOMENT | st.integers(0, 40 * MINUTE)}), min_size=1, max_size=8
+    st.fixed_dictionaries({"place": _PLACES, "lane": _LANES, AT: MOMENT | st.integers(0, 40 * MINUTE)}), min_size=1, max_size=8
 )
 
 
@@ -205,7 +205,7 @@ class OfflineStoreContract(Contract):
         """What `explain` calls used is what counts, and nothing else."""
 
         @settings(max_examples=self.examples(0.5), deadline=None, suppress_health_check=list(HealthCheck))
-        @given(histories(), st.sampled_from(["a", "b"]), _MOMENT)
+        @given(histories(), st.sampled_from(["a", "b"]), MOMENT)
         def check(rows: Rows, place: str, at: int) -> None:
             where = scans(tmp_path, {"keyed": rows})
             view = FeatureView("one", PLACE, KEYED, [count(over="6m", hop="2m")])

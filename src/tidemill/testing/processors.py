@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count as count_from
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -18,25 +19,42 @@ from tidemill.core.errors import ConflictError, InvalidError
 from tidemill.core.instants import DAY_US
 from tidemill.features.ports import BulkProcessor, StreamProcessor
 from tidemill.testing.contract import Contract, keeps
-from tidemill.testing.features import EXAMPLES, histories, one_row
+from tidemill.testing.features import EXAMPLES, MOMENT, TOGETHER, apart, histories, one_row
 from tidemill.testing.kills import Report, until_killed
 from tidemill.testing.reference import DEFINITIONS, KEYED, MINUTE, PLACE, VIEWS, Rows, arrow, reference, same, scans
+
+_READS = st.lists(MOMENT | st.integers(0, 40 * MINUTE), min_size=1, max_size=4)
+"""Also at the very moments at which rows become visible or leave a window."""
 
 
 @dataclass(slots=True)
 class _Replay:
-    """Pushes rows slot by slot, reads after each, and compares with the reference."""
+    """Pushes rows slot by slot, reads after each, and compares with the reference. `worlds`: what the names of histories that stand `apart` begin with."""
 
     open_processor: Callable[[], StreamProcessor]
+    worlds: Sequence[str] = ("",)
     pushed: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {"keyed": [], "plain": []})
 
     def compare(self, processor: StreamProcessor, at: int) -> None:
-        keys = [{"place": p, "lane": n} for p in ("a", "b", "nowhere", None) for n in (1, 2, None)]
-        for key, row in zip(keys, processor.read(VIEWS, keys, at), strict=True):
+        everybody = [(world, world + place) for world in self.worlds for place in "ab"] + [("nobody", "nowhere"), ("nobody", None)]
+        asked = [(world, {"place": place, "lane": lane}) for world, place in everybody for lane in (1, 2, None)]
+        rows = {(name, world): _of(world, all_) for name, all_ in self.pushed.items() for world, _ in everybody}
+        for (world, key), row in zip(asked, processor.read(VIEWS, [key for _, key in asked], at), strict=True):
             expected: dict[str, Any] = {}
             for view in VIEWS:
-                expected |= reference(view, self.pushed[view.table.name], key, at)
+                expected |= reference(view, rows[view.table.name, world], key, at)
             assert same(expected, row), (key, at, expected, row)
+
+    def edges(self) -> list[int]:
+        """The last moment at which each row is young enough for `latest` features, and the first at which it is not."""
+        ttls = {a.ttl_us for view in VIEWS for a in view.aggregates if a.kind == "latest"}
+        happened = [row["happened"] for all_ in self.pushed.values() for row in all_ if row["happened"] is not None]
+        return [event + ttl + more for event in happened for ttl in sorted(ttls) for more in (0, 1)]
+
+
+def _of(world: str, rows: Rows) -> Rows:
+    """The rows that can matter to the places of a history."""
+    return [row for row in rows if (row["id"] or row["place"] or "").startswith(world)]
 
 
 class StreamProcessorContract(Contract):
@@ -58,13 +76,15 @@ class StreamProcessorContract(Contract):
     @keeps("equal", "exactly once", "patient", "rewinding")
     def test_any_stream_equals_the_reference(self, open_processor: Callable[..., StreamProcessor]) -> None:
         """Equal, exactly once, patient, rewinding: whatever the order, the repetitions, the commits and the restarts."""
+        world = st.tuples(histories(), histories())
 
         @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
-        @given(histories(), histories(), st.lists(st.integers(0, 40 * MINUTE), min_size=1, max_size=4), st.data())
-        def check(keyed: Rows, plain: Rows, reads: list[int], data: st.DataObject) -> None:
-            reads = sorted(reads)
-            replay, processor = _Replay(open_processor), open_processor(fresh=True)
-            slots = {name: _slots(rows, reads, data) for name, rows in (("keyed", keyed), ("plain", plain))}
+        @given(st.lists(world, min_size=TOGETHER, max_size=TOGETHER), _READS, st.integers(0, 2**32), st.data())
+        def check(worlds: list[tuple[Rows, Rows]], reads: list[int], seed: int, data: st.DataObject) -> None:
+            reads, random = sorted(reads), Random(seed)
+            replay, processor = _Replay(open_processor, [str(i) for i in range(TOGETHER)]), open_processor(fresh=True)
+            rows = {name: [r for i, one in enumerate(worlds) for r in apart(one[n], i)] for n, name in enumerate(("keyed", "plain"))}
+            slots = {name: _slots(all_, reads, random) for name, all_ in rows.items()}
             for slot, at in enumerate(reads):
                 if data.draw(st.booleans(), "advance"):
                     processor.advance(at)
@@ -76,6 +96,8 @@ class StreamProcessorContract(Contract):
                     assert processor.push(name, arrow(batch)) == 0
                 replay.compare(processor, at)
                 replay.compare(processor, data.draw(st.integers(max(0, at - 12 * MINUTE), at), "earlier"))
+                if edges := [t for t in replay.edges() if max(0, at - 12 * MINUTE) <= t <= at]:
+                    replay.compare(processor, random.choice(edges))
                 if data.draw(st.booleans(), "restart"):
                     processor.commit()
                     processor = open_processor()
@@ -267,12 +289,12 @@ class BulkProcessorContract(StreamProcessorContract):
         check()
 
 
-def _slots(rows: Rows, reads: list[int], data: st.DataObject) -> list[list[dict[str, Any]]]:
+def _slots(rows: Rows, reads: list[int], random: Random) -> list[list[dict[str, Any]]]:
     """Spread rows over the times before each read; none comes later than the shortest retention after it was known."""
     made: list[list[dict[str, Any]]] = [[] for _ in reads]
     for row in rows:
         latest_slot = next((i for i in range(1, len(reads)) if reads[i - 1] > (row["learned"] or 0) + 8 * MINUTE), len(reads)) - 1
-        made[data.draw(st.integers(0, latest_slot), "slot")].append(dict(row))
+        made[random.randint(0, latest_slot)].append(dict(row))
     return made
 
 

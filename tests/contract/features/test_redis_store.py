@@ -18,8 +18,10 @@ from tidemill.adapters.redis.client import parse
 from tidemill.adapters.redis.features import RedisOnlineStore, open_online
 from tidemill.core.definitions import Definitions
 from tidemill.core.errors import LostError, UnavailableError
-from tidemill.features.embedded import ViewProcessor
+from tidemill.features.embedded import OnlineLookup, OnlineReader, ViewProcessor
 from tidemill.features.ports import BulkProcessor, OnlineStore
+from tidemill.ingestion.embedded import LogStream
+from tidemill.testing import lookup
 from tidemill.testing.features import OnlineStoreContract
 from tidemill.testing.processors import BulkProcessorContract, StreamProcessorContract
 from tidemill.testing.reference import DEFINITIONS
@@ -47,6 +49,19 @@ class TestRedisOnlineStoreThatSendsAhead(OnlineStoreContract):
     def open_store(self, server: Server) -> Callable[[], OnlineStore]:
         project = uuid4().hex
         return partial(RedisOnlineStore, parse(server.url, project), stage_bytes=0)
+
+
+class TestOnlineLookupOnRedis(lookup.FeatureLookupContract):
+    """An entity that nobody has named, and values that are too old, are told apart here as on SQLite."""
+
+    @pytest.fixture
+    def open_(self, server: Server, tmp_path: Path) -> lookup.Open:
+        def open_() -> tuple[ViewProcessor, OnlineReader, OnlineLookup, LogStream]:
+            online, stream = open_online(server.url, uuid4().hex), LogStream(tmp_path / "stream")
+            views = lookup.DEFINITIONS
+            return ViewProcessor(online, views), OnlineReader(online, views), OnlineLookup(online, views, stream), stream
+
+        return open_
 
 
 def open_view_processor(url: str, project: str) -> ViewProcessor:

@@ -9,8 +9,11 @@ from tests.support.client import Client
 from tests.support.console_server import build
 from tests.support.sample_platform import SamplePlatform, empty
 
+from tidemill.api.queries.times import as_of
 from tidemill.console.render import NAV
 from tidemill.core.definitions import Definitions
+from tidemill.core.instants import HOUR_US
+from tidemill.features.freshness import Freshness, note
 from tidemill.ledger import schema
 from tidemill.ledger.store import to_json
 
@@ -150,6 +153,15 @@ def test_the_explanation_separates_used_from_not_yet_known(client: Client) -> No
     assert text.count('class="source used"') == 1
     assert 'class="source not_yet' in text
     assert "is not an ISO 8601 time" in client.get("/features/legs?tailnum=N1&at=soon").text
+
+
+def test_views_say_how_far_their_online_state_lags(client: Client, platform: SamplePlatform) -> None:
+    with platform.ledger.read() as db:
+        now = as_of(db, platform.clock)
+    note(platform.ledger, [Freshness("legs", now - 3 * HOUR_US, 3 * HOUR_US, None)], now_us=now)
+    text = client.get("/features").text
+    assert "online state 3h behind" in text
+    assert ">late<" not in text, "nothing was promised"
 
 
 def test_an_unknown_page_is_a_page(client: Client) -> None:

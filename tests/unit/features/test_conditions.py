@@ -40,6 +40,13 @@ def test_times_in_a_condition_are_plain_utc(tmp_path: Path) -> None:
     assert DuckOfflineStore().join(spine(NOON), [view], {"paid": scan})["v__amount_sum_1d"].to_pylist() == [2.0]
 
 
+def test_a_hop_that_does_not_divide_its_window_is_refused_with_both() -> None:
+    with pytest.raises(InvalidError, match="hop 7m does not divide the window 1h"):
+        sum_("amount", over="1h", hop="7m")
+    with pytest.raises(InvalidError, match="hop 1h does not divide the window 90m"):
+        sum_("amount", over=("2h", "90m"), hop="1h")
+
+
 def test_a_condition_that_cannot_be_evaluated_names_itself(tmp_path: Path) -> None:
     scan = written(tmp_path, [NOON], amount=[1.0])
     for where in ("nobody = 1", "amount >", "amount = 'x'"):

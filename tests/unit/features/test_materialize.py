@@ -42,8 +42,10 @@ def test_only_what_is_new_is_taken_and_each_reason_is_told(tmp_path: Path) -> No
     tables = publish(tmp_path / "lake", ROWS)
     processor = opened(tmp_path, define(BUSY))
     assert reasons(processor, tables) == {"busy": "never materialized"}
-    [done] = materialize(processor, tables, at_us=45 * MINUTE)
+    told: list[tuple[int, int, str]] = []
+    [done] = materialize(processor, tables, at_us=45 * MINUTE, progress=lambda *state: told.append(state))
     assert (done.rows, done.published) == (2, True)
+    assert told[-1] == (2, 2, "busy"), "a progress bar reaches its end"
     assert materialize(processor, tables, at_us=45 * MINUTE) == []
     tables = publish(tmp_path / "lake", MORE)
     [item] = stale(processor.versions(), tables)

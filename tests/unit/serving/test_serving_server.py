@@ -8,6 +8,7 @@ import pytest
 from tests.support.serving_kit import FULL, Local, Reply, Stack, body, run
 
 from tidemill.core.errors import UnavailableError
+from tidemill.core.instants import SECOND_US
 from tidemill.serving.embedded import SqlitePredictionLog
 from tidemill.serving.ports import Prediction
 
@@ -27,6 +28,27 @@ async def until(condition: Callable[[], bool]) -> None:
             return
         await asyncio.sleep(0.01)
     raise AssertionError("it did not come to pass within 4 s")
+
+
+def test_how_far_the_online_state_of_a_view_lags_is_a_metric(stack: Stack) -> None:
+    """And one that cannot be told, as the store is gone, leaves the other metrics."""
+    known = {"sky": stack.clock.now_us() - 90 * SECOND_US, "sea": stack.clock.now_us() + 1}
+
+    def gone() -> dict[str, int]:
+        raise UnavailableError("gone")
+
+    async def lines(known_us: Callable[[], dict[str, int]]) -> list[str]:
+        async with Local(stack, hooks={"known_us": known_us}) as local:
+            return (await local.ask("GET", "/metrics")).answer.decode().splitlines()
+
+    told = asyncio.run(lines(lambda: known))
+    assert [line for line in told if line.startswith("tidemill_serving_feature_lag_seconds{")] == [
+        'tidemill_serving_feature_lag_seconds{view="sea"} 0.0',
+        'tidemill_serving_feature_lag_seconds{view="sky"} 90.0',
+    ]
+    told = asyncio.run(lines(gone))
+    assert not any("feature_lag_seconds{" in line for line in told)
+    assert any(line.startswith("tidemill_serving_deployment_weight{") for line in told)
 
 
 def test_protocol_pages(stack: Stack) -> None:
