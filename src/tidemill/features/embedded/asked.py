@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice, repeat
-from typing import Any, NamedTuple
+from typing import Any
 
 from tidemill.features.embedded.places import SENTINEL
 from tidemill.features.embedded.plans import key_text, request_key
@@ -17,21 +16,23 @@ _SHAPES = 32
 """Shapes that are kept: each is some microseconds' work, and keeps what its versions have read."""
 
 
-class Found(NamedTuple):
-    """Of one version, by request: the key, None where a part of it is null; and the key's state."""
-
-    keys: Sequence[Any]
-    bodies: Sequence[bytes | None]
+Found = tuple[Sequence[Any], Sequence[bytes | None]]
+"""What one version has, by request: the key, None where a part of it is null; and the key's state."""
 
 
 @dataclass(slots=True)
 class Shape:
-    """Versions that are asked for together. `groups`: those with the same keys, by their places, and where their states are; `names`: of all features."""
+    """Versions that are asked for together.
+
+    `groups`: those with the same keys, by their places, and where their states are; `names`: of all features; `published`: the places of
+    versions that have a sentinel.
+    """
 
     sights: tuple[Sight, ...]
     sentinels: Grid
     groups: list[tuple[Sight, list[int], list[str]]]
     names: list[str]
+    published: list[int]
 
     @classmethod
     def of(cls, sights: tuple[Sight, ...]) -> Shape:
@@ -40,7 +41,9 @@ class Shape:
         for i, sight in enumerate(sights):
             together.setdefault(sight.plan.keys, []).append(i)
         groups = [(sights[places[0]], places, [sights[i].stored for i in places]) for places in together.values()]
-        return cls(sights, ([sight.name for sight in sights], _ALIVE), groups, [name for sight in sights for name in sight.plan.names])
+        names = [name for sight in sights for name in sight.plan.names]
+        published = [i for i, sight in enumerate(sights) if sight.place.status == "published"]
+        return cls(sights, ([sight.name for sight in sights], _ALIVE), groups, names, published)
 
 
 class Asking:
@@ -69,11 +72,11 @@ class Asking:
         found: list[Found] = [_NOTHING] * len(shape.sights)
         for (_, places, _), keys, states in zip(shape.groups, asked, columns, strict=True):
             for i, bodies in zip(places, states, strict=True):
-                found[i] = Found(keys, bodies if len(bodies) == len(keys) else _spread(keys, bodies))
+                found[i] = keys, bodies if len(bodies) == len(keys) else _spread(keys, bodies)
         return [said for (said,) in sentinels], found
 
 
-_NOTHING = Found((), ())
+_NOTHING: Found = ((), ())
 
 
 def _spread(keys: Sequence[Any], bodies: Sequence[bytes | None]) -> list[bytes | None]:
@@ -93,6 +96,12 @@ def _keys(sight: Sight, requests: Sequence[Mapping[str, Any]]) -> list[Any]:
 
 def _flat(online: OnlineStore, grids: Sequence[Grid]) -> list[list[Sequence[bytes | None]]]:
     """What a `GridStore` would answer, from any store."""
-    wanted = chain.from_iterable([zip(repeat(view), keys) for views, keys in grids for view in views])  # `repeat` never ends
-    found = iter(online.read(list(wanted)))
-    return [[list(islice(found, len(keys))) for _ in views] for views, keys in grids]
+    bodies = online.read([(view, key) for views, keys in grids for view in views for key in keys])
+    found, start = list[list[Sequence[bytes | None]]](), 0
+    for views, keys in grids:
+        columns: list[Sequence[bytes | None]] = []
+        for _ in views:
+            columns.append(bodies[start : start + len(keys)])
+            start += len(keys)
+        found.append(columns)
+    return found

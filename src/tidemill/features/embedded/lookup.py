@@ -32,8 +32,10 @@ class OnlineLookup:
         if self.tail is not None:
             self.tail.look()
         said, found = self._asking.ask(shape, keys)
-        begun = [i for i, sight in enumerate(shape.sights) if sight.place.status == "published"]
-        self._sights.clocks([shape.sights[i] for i in begun], [said[i] for i in begun])
+        if len(shape.published) == len(said):
+            self._sights.clocks(shape.sights, said)
+        else:
+            self._sights.clocks([shape.sights[i] for i in shape.published], [said[i] for i in shape.published])
         columns = [self._column(sight, states, at_us) for sight, states in zip(shape.sights, found, strict=True)]
         return [list(row) for row in zip(*columns, strict=True)] if columns else [[] for _ in keys]
 
