@@ -1,4 +1,8 @@
-"""The thread that makes answers durable: whatever has come while it wrote is the next group, one fsync each."""
+"""The thread that makes answers durable: whatever has come while it wrote is the next group, one fsync each.
+
+What nobody waits for (comparisons by shadows) comes in thousands at a time. It goes along with what somebody waits for, a few rows with each
+write, so that no answer is behind a long one.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +17,12 @@ from tidemill.serving.ports import Prediction, PredictionLog
 
 Acknowledge = Callable[[list["Group"], bool], None]
 _PIECE = 5_000
+_ALONG, _SOONER = 64, 32
+"""Rows that nobody waits for in one write; more, one of so many, when a lot of them wait."""
 
 
 class Group:
-    """Predictions that are logged together. `tell` is for the acknowledger: whom to tell whether they are durable."""
+    """Predictions that are logged together. `tell` is for the acknowledger: whom to tell whether they are durable, None when nobody waits for that."""
 
     __slots__ = ("predictions", "tell")
 
@@ -26,7 +32,7 @@ class Group:
 
 
 class LogWriter:
-    """Writes groups to a `PredictionLog` in their order and says of each whether it is durable.
+    """Writes groups to a `PredictionLog` in their order, those that nobody waits for when there is room, and says of each whether it is durable.
 
     While the log does not take them (disk full …), answers go on: `degraded` is set, groups are told False at once, and up to
     `backlog_rows` predictions wait in memory. Every `probe_s` the log is tried again with what waits; from the first success on
@@ -57,6 +63,7 @@ class LogWriter:
         self._probe_s = probe_s
         self._probe_at = 0.0
         self._backlog: deque[Prediction] = deque(maxlen=backlog_rows)
+        self._later: deque[Prediction] = deque()
         self._queue: queue.SimpleQueue[Group | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="tidemill-prediction-log", daemon=True)
 
@@ -92,41 +99,51 @@ class LogWriter:
         more = True
         while more:
             groups, more = self._take()
+            along = self._along(everything=self.degraded or not more)
             if self.degraded:
-                self._try_again(groups, last=not more)
-            elif groups:
-                self._write(groups)
+                self._try_again(groups, along, last=not more)
+            elif groups or along:
+                self._write(groups, along)
 
     def _take(self) -> tuple[list[Group], bool]:
-        """Everything that waits, and whether to go on after it. Blocks while there is nothing, but not past the next probe."""
+        """Everything that waits, and whether to go on after it. Blocks while there is nothing at all to do, but not past the next probe."""
         try:
-            item = self._queue.get(timeout=self._probe_s if self.degraded else None)
+            item = self._queue.get(block=not self._later, timeout=self._probe_s if self.degraded else None)
         except queue.Empty:
             return [], True
         groups: list[Group] = []
         while item is not None:
-            groups.append(item)
+            if item.tell is None:
+                self._later += item.predictions
+            else:
+                groups.append(item)
             try:
                 item = self._queue.get_nowait()
             except queue.Empty:
                 return groups, True
         return groups, False
 
-    def _write(self, groups: list[Group]) -> None:
-        if self._append([p for group in groups for p in group.predictions]):
+    def _along(self, *, everything: bool) -> list[Prediction]:
+        """What goes along with the next write of what nobody waits for."""
+        waiting = len(self._later)
+        rows = waiting if everything else min(waiting, max(_ALONG, waiting // _SOONER))
+        return [self._later.popleft() for _ in range(rows)]
+
+    def _write(self, groups: list[Group], along: list[Prediction]) -> None:
+        if self._append([p for group in groups for p in group.predictions] + along):
             self._acknowledge(groups, True)
         else:
-            self._keep(groups)
+            self._keep(groups, along)
 
-    def _keep(self, groups: list[Group]) -> None:
-        for group in groups:
-            for prediction in group.predictions:
+    def _keep(self, groups: list[Group], along: list[Prediction]) -> None:
+        for predictions in (*(group.predictions for group in groups), along):
+            for prediction in predictions:
                 self.lost += len(self._backlog) == self._backlog.maxlen
                 self._backlog.append(prediction)
         self._acknowledge(groups, False)
 
-    def _try_again(self, groups: list[Group], *, last: bool) -> None:
-        self._keep(groups)
+    def _try_again(self, groups: list[Group], along: list[Prediction], *, last: bool) -> None:
+        self._keep(groups, along)
         if monotonic() < self._probe_at and not last:
             return
         while self._backlog:

@@ -69,12 +69,22 @@ class Log:
 
     def __init__(self) -> None:
         self.kept: list[str] = []
+        self.writes: list[int] = []
         self.error: Exception | None = None
+        self.may = threading.Event()
+        self.may.set()
 
     def append(self, predictions: Sequence[Prediction]) -> None:
+        self.may.wait()
         if self.error:
             raise self.error
+        self.writes.append(len(predictions))
         self.kept += [p.id for p in predictions]
+
+
+def waited_for(i: int) -> Group:
+    """A group of one prediction that somebody waits for."""
+    return Group([prediction(i)], lambda _logged: None)
 
 
 def _writer(log: Log, told: list[bool], **more: float) -> LogWriter:
@@ -87,7 +97,7 @@ def test_whatever_the_log_raises_the_writer_goes_on(tmp_path: Path) -> None:
     log, told = Log(), []  # type: ignore[var-annotated]
     log.error = RuntimeError("odd")
     writer = _writer(log, told)
-    writer.submit(Group([prediction(1)]))
+    writer.submit(waited_for(1))
     until(lambda: bool(told))
     assert (writer.degraded, writer.reason, writer.backlog) == (True, "odd", 1)
     log.error = None
@@ -100,7 +110,7 @@ def test_the_backlog_is_bounded_and_losses_are_counted() -> None:
     log.error = UnavailableError("full")
     writer = _writer(log, told, backlog_rows=10)
     for i in range(15):
-        writer.submit(Group([prediction(i)]))
+        writer.submit(waited_for(i))
     until(lambda: len(told) == 15)
     assert (writer.backlog, writer.lost) == (10, 5)
     log.error = None
@@ -113,6 +123,52 @@ def test_closing_writes_what_was_handed_over() -> None:
     log, told = Log(), []  # type: ignore[var-annotated]
     writer = _writer(log, told)
     for i in range(100):
-        writer.submit(Group([prediction(i)]))
+        writer.submit(waited_for(i))
     writer.close()
     assert (len(log.kept), told) == (100, [True] * 100)
+
+
+def test_what_nobody_waits_for_goes_along_in_small_parts_and_is_all_there() -> None:
+    log, told = Log(), []  # type: ignore[var-annotated]
+    log.may.clear()
+    writer = _writer(log, told)
+    writer.submit(waited_for(0))
+    until(lambda: writer._queue.empty())  # it is being written, as long as the log takes
+    writer.submit(Group([prediction(i) for i in range(1_000, 1_500)]))
+    for i in range(1, 4):
+        writer.submit(waited_for(i))
+    log.may.set()
+    until(lambda: len(log.kept) == 504)
+    assert log.kept[:4] == [f"id-{i:06d}" for i in range(4)], "whoever waits is first"
+    assert log.kept[4:] == [f"id-{i:06d}" for i in range(1_000, 1_500)]
+    assert log.writes[0] == 1
+    assert max(log.writes) <= 64 + 3
+    assert told == [True] * 4
+    writer.close()
+
+
+def test_more_of_it_goes_along_when_a_lot_waits_so_that_it_does_not_grow() -> None:
+    log = Log()
+    log.may.clear()
+    writer = _writer(log, [])
+    writer.submit(waited_for(0))
+    until(lambda: writer._queue.empty())
+    writer.submit(Group([prediction(i) for i in range(32 * 200)]))
+    log.may.set()
+    until(lambda: len(log.kept) == 32 * 200 + 1)
+    assert log.writes[1] == 200
+    writer.close()
+
+
+def test_what_nobody_waits_for_is_kept_while_the_log_is_degraded_and_written_at_the_end() -> None:
+    log, told = Log(), []  # type: ignore[var-annotated]
+    log.error = UnavailableError("full")
+    writer = _writer(log, told)
+    writer.submit(Group([prediction(i) for i in range(300)]))
+    until(lambda: writer.backlog == 300)
+    log.error = None
+    until(lambda: not writer.degraded)
+    writer.submit(Group([prediction(i) for i in range(300, 900)]))
+    writer.close()
+    assert log.kept == [f"id-{i:06d}" for i in range(900)]
+    assert told == []
