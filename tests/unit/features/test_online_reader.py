@@ -1,10 +1,13 @@
 """What a reader answers when the store is empty, of other definitions, swept, or not there."""
 
+import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tidemill.core.aggregates import count, expression, latest, mean
@@ -14,6 +17,7 @@ from tidemill.core.errors import InvalidError, LostError, UnavailableError
 from tidemill.core.instants import DAY_US, parse_duration
 from tidemill.features.embedded import OnlineReader, SqliteOnlineStore, ViewProcessor
 from tidemill.features.ports import MAX_KEYS, MAX_VALUE_BYTES, OnlineStore
+from tidemill.versioning.ports import Scan
 
 MINUTE = parse_duration("1m")
 TRIPS = Table("trips", "files:trips", "left_at", "recorded_at", key="trip")
@@ -103,6 +107,46 @@ def test_newest_values_with_ttls_of_their_own_and_expressions_over_them(tmp_path
         assert answers == processor.read([view, LAST], [{"place": "a"}, {"place": "nobody"}], minute * MINUTE)
         found.append([answers[0][f"mixed__{name}"] for name in ("delay", "word", "twice")])
     assert found == [[2.0, "w", 4.0], [2.0, "w", 4.0], [None, "w", None], [None, "w", None], [None, None, None]]
+
+
+@pytest.mark.parametrize("bulk", [False, True])
+def test_a_key_of_another_type_is_refused_and_not_answered_as_unknown(tmp_path: Path, *, bulk: bool) -> None:
+    lane = FeatureView("lane", Entity("lane"), TRIPS, [latest("delay", ttl="2h")])
+    both = FeatureView("both", (Entity("place"), Entity("lane")), TRIPS, [latest("delay", ttl="2h")])
+    all_ = Definitions(views={"lane": lane, "both": both})
+    store = SqliteOnlineStore(tmp_path / "o.db")
+    processor = ViewProcessor(store, all_)
+    rows = trips(("x", "a", 1, 2.0), ("y", "b", 3, 3.0)).append_column("lane", pa.array([7, 8]))
+    if bulk:
+        pq.write_table(rows, tmp_path / "rows.parquet")
+        for state in processor.versions():
+            processor.load(state.digest, Scan("trips", 1, rows.schema, (str(tmp_path / "rows.parquet"),)), at_us=5 * MINUTE)
+        processor.commit()
+        processor.publish({state.digest: True for state in processor.versions()})
+    else:
+        processor.push("trips", rows)
+        processor.commit()
+    reader = OnlineReader(SqliteOnlineStore(tmp_path / "o.db"), all_)
+    answers = reader.read([lane, both], [{"place": "a", "lane": key} for key in (7, 7.0, None, math.nan, 9)], 5 * MINUTE)
+    assert [(a["lane__delay"], a["both__delay"]) for a in answers] == [(2.0, 2.0), (2.0, 2.0), (None, None), (None, None), (None, None)]
+    with pytest.raises(InvalidError, match="the key 'lane' of feature view 'lane' is int64; request 1 has a text: '7'"):
+        reader.read([lane], [{"lane": 7}, {"lane": "7"}], 5 * MINUTE)
+    for wrong, told in (
+        ({"place": 7, "lane": 7}, "'place' .* is string; request 0 has a whole number: 7"),
+        ({"place": "a", "lane": True}, "true or false"),
+    ):
+        with pytest.raises(InvalidError, match=told):
+            reader.read([both], [wrong], 5 * MINUTE)
+
+
+def test_a_store_that_does_not_say_what_its_keys_are_is_read_as_before(tmp_path: Path) -> None:
+    store = SqliteOnlineStore(tmp_path / "o.db")
+    begin(store)
+    old = {name: json.loads(text) for name, text in store.cursors().items() if name.endswith("/trips")}
+    assert [cursor.pop("kinds") for cursor in old.values()] == [{"place": "string"}] * 2
+    store.write({}, {name: json.dumps(cursor) for name, cursor in old.items()})
+    assert OnlineReader(store, BOTH).read([BUSY, LAST], [{"place": 7}], MINUTE) == [NOTHING]
+    ViewProcessor(store, BOTH).push("trips", trips(("x", "a", 1, 2.0)))
 
 
 def test_a_value_that_is_too_large_is_refused_and_nothing_is_lost(tmp_path: Path) -> None:

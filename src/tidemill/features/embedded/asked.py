@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any
 
+from tidemill.core.errors import InvalidError
 from tidemill.features.embedded.places import SENTINEL
 from tidemill.features.embedded.plans import key_text, request_key
 from tidemill.features.embedded.sights import Sight
@@ -86,12 +89,41 @@ def _spread(keys: Sequence[Any], bodies: Sequence[bytes | None]) -> list[bytes |
 
 
 def _keys(sight: Sight, requests: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """The key of each request, None where a part of it is null."""
+    """The key of each request, None where a part of it is null. Raises `InvalidError` when a part is not there, or of another type than in the rows."""
     name, plan = sight.single, sight.plan
     found = [request.get(name) for request in requests] if name else [None] * len(requests)
     if None in found:
-        return [request_key(plan, request) if key is None else key for key, request in zip(found, requests, strict=True)]
+        found = [request_key(plan, request) if key is None else key for key, request in zip(found, requests, strict=True)]
+    for place, kind in enumerate(sight.kinds):
+        fits = _FITS.get(kind)
+        if fits is not None and not fits.issuperset(map(type, found if name else [None if key is None else key[place] for key in found])):
+            _refuse_misfits(sight, place, tuple(fits), requests)
     return found
+
+
+_FITS: dict[str, set[type]] = {"int64": {int, float, NoneType}, "string": {str, NoneType}}
+"""Types of keys by the type of the rows' column. A key of another type would be found nowhere, and look like one that nobody knows."""
+_SPELLED = {
+    str: "a text",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number with a fraction",
+    list: "a list",
+    dict: "an object",
+}
+
+
+def _refuse_misfits(sight: Sight, place: int, fits: tuple[type, ...], requests: Sequence[Mapping[str, Any]]) -> None:
+    """Raise `InvalidError` for the first key of another type; NaN stands for null, and what is derived from a type for that."""
+    key = sight.plan.keys[place]
+    for row, value in enumerate([request.get(key) for request in requests]):
+        if (isinstance(value, fits) and not isinstance(value, bool)) or (isinstance(value, float) and math.isnan(value)):
+            continue
+        shown = repr(value) if len(repr(value)) < 60 else repr(value)[:57] + "…"
+        what = _SPELLED.get(type(value), type(value).__name__)
+        raise InvalidError(
+            f"the key {key!r} of feature view {sight.view.name!r} is {sight.kinds[place]}; request {row} has {what}: {shown}"
+        )
 
 
 def _flat(online: OnlineStore, grids: Sequence[Grid]) -> list[list[Sequence[bytes | None]]]:

@@ -66,6 +66,7 @@ class TableMemory:
         self._paths: list[str] = []
         self._number = 0
         self._saved = 0
+        self._kinds: dict[str, str] = {}
         self._tidy_at = 4096
         self._by_identity = Index()
         self._by_key: dict[str, Index] = {}
@@ -283,6 +284,13 @@ class TableMemory:
             self._by_identity.add(self.rows.identity, self.rows.number)
         self._tidy_at = max(4096, self.rows.length * 5 // 4)
 
+    def note(self, columns: pa.Table) -> None:
+        """Note of what type the keys are, for those who ask for one of another type; empty where rows do not agree."""
+        for key in dict.fromkeys(key for plan in self.plans for key in plan.keys):
+            kind = str(columns.schema.field(f"v_{key}").type)
+            if kind != "null":
+                self._kinds[key] = kind if self._kinds.get(key, kind) == kind else ""
+
     def save(self, clock: int) -> tuple[dict[tuple[str, str], bytes], str]:
         """The states to write (a new segment of the log, if rows came) and the table's cursor."""
         states: dict[tuple[str, str], bytes] = {}
@@ -304,6 +312,7 @@ class TableMemory:
             "next": self._next,
             "dead": self._dead,
             "paths": self._paths if self.rows.bare else [],
+            "kinds": self._kinds,
         }
         return states, json.dumps(body)
 
@@ -345,6 +354,7 @@ class TableMemory:
         self._number = self._saved = cursor["number"]
         self._next, self._paths = cursor["next"], cursor["paths"]
         self._segments, self._dead = [tuple(s) for s in cursor["segments"]], list(cursor["dead"])
+        self._kinds = dict(cursor.get("kinds", {}))  # a store from before has none
         for body in bodies:
             if body:
                 self.rows.restore(body)

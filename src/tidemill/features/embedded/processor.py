@@ -91,6 +91,7 @@ class TileProcessor:
                 batch = memory.recent(batch, self._clock)
             if not len(batch):
                 return 0
+            memory.note(batch.columns)
             self._rewound.clear()
             taken = memory.take(batch)
             for plan in memory.plans:
@@ -105,6 +106,7 @@ class TileProcessor:
             self.reset(table)
             memory, at_us = self._tables[table], max(self._clock, at_us)
             batch = bulk.decoded(memory.table, memory.plans, scan)
+            memory.note(batch.columns)
             batch, number, end = memory.take_bulk(batch, memory.horizon(at_us), scan.paths)
             self._online.write({}, {table: memory.unfinished()})
             self._clock = at_us

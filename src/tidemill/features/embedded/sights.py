@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ from tidemill.features.ports import OnlineStore
 
 @dataclass(slots=True, eq=False)
 class Sight:
-    """A version as this process sees it. `name`: its place's; `stored`: what its states are stored under; `single`: its key if it is one column; `memory`: the writer's rows, as of a cursor."""
+    """A version as this process sees it. `name`: its place's; `stored`: what its states are stored under; `single`: its key if it is one column; `kinds`: the type of each key in the rows, empty where nobody knows; `memory`: the writer's rows, as of a cursor."""
 
     view: FeatureView
     place: Place
@@ -27,6 +28,7 @@ class Sight:
     name: str
     stored: str
     single: str
+    kinds: tuple[str, ...] = ()
     memory: tuple[str, TableMemory] | None = None
 
 
@@ -52,14 +54,17 @@ class Sights:
         if place.status != "published" and (there or digest not in self._begun):
             raise unpublished(place, current(cursors).get(view.name))
         plans = Plans(place.alone())
+        stored, keys, written = f"{place.name}/{view.name}", view.keys, cursors.get(f"{place.name}/{view.table.name}", "{}")
+        kinds = json.loads(written).get("kinds", {})
         sight = Sight(
             view,
             place,
             plans.by_name[view.name],
             plans,
             place.name,
-            f"{place.name}/{view.name}",
-            view.keys[0] if len(view.keys) == 1 else "",
+            stored,
+            keys[0] if len(keys) == 1 else "",
+            tuple(kinds.get(k, "") for k in keys),
         )
         if place.status == "published":
             self._seen[id(view)] = sight
