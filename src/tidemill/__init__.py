@@ -10,6 +10,7 @@ helpers of learners (`encode`, `deterministic`, `lightgbm_model`, `onnx_model`, 
 """
 
 from importlib import import_module
+from os import environ as _environ
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -70,6 +71,9 @@ if TYPE_CHECKING:
     from tidemill.tuning import tune as tune
 
 __version__ = "0.1.0"
+
+# ONNX Runtime's own builds for Linux, from 1.29 on, report usage and models' names to their maker unless this is set before they are loaded
+_environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = [  # noqa: RUF022 - in the order in which a definition uses them
     "Entity",

@@ -1,6 +1,7 @@
 """The words of a definition: few, lazy, and what DESIGN says they are."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -68,3 +69,15 @@ def test_importing_loads_little() -> None:
 def test_a_definition_needs_no_engine() -> None:
     code = "import sys, tidemill as tm; tm.Entity('a'), tm.mean, tm.Service; sys.exit(any(m in sys.modules for m in ('duckdb', 'pyarrow', 'numpy', 'sqlalchemy')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_onnx_runtime_tells_nobody_unless_somebody_wants_it() -> None:
+    for given, wanted in ((None, "1"), ("0", "0")):
+        environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"} | (
+            {} if given is None else {"ORT_DISABLE_TELEMETRY": given}
+        )
+        code = "import tidemill, os; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+        assert (
+            subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout.strip()
+            == wanted
+        )

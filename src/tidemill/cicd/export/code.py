@@ -18,7 +18,11 @@ from tidemill.core.errors import ConflictError, InvalidError
 from tidemill.registry.ports import ModelVersion
 
 _ONNX = (
-    "import onnxruntime",
+    """import os
+
+# official builds report usage to their maker unless this is set before they are loaded
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+import onnxruntime  # noqa: E402""",
     """_options = onnxruntime.SessionOptions()
 _options.intra_op_num_threads = _options.inter_op_num_threads = 1
 _session = onnxruntime.InferenceSession(str(FOLDER / "model.onnx"), _options, providers=["CPUExecutionProvider"])
@@ -91,12 +95,12 @@ def predict(rows):
 '''
 _DOCKERFILE = """ARG BASE=python:{python}-slim
 FROM ${{BASE}}
-RUN useradd --system --uid 10001 --create-home app
+RUN useradd --uid 10001 --create-home app
 WORKDIR /app
 COPY requirements.txt ./
 RUN pip install --no-cache-dir --disable-pip-version-check -r requirements.txt
 COPY . .
-USER app
+USER 10001
 EXPOSE {port}
 ENTRYPOINT {entry}
 CMD {command}
