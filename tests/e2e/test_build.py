@@ -1,6 +1,7 @@
 """The context of an image: complete, locked, the same again, and a server from it answers as the project's own."""
 
 import asyncio
+import hashlib
 import json
 import os
 import re
@@ -88,28 +89,88 @@ def test_the_bill_of_materials_is_cyclonedx(context: Path) -> None:
     assert found is None, found
 
 
+def test_wheels_beside_it_are_locked_by_their_digests(context: Path, project: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        said = tidemill("build", "--project", str(project), "--to", str(tmp_path / name), "--wheels", ok=(0, 5))
+        if not (tmp_path / name / "sbom.cdx.json").exists():
+            pytest.skip(f"wheels could not be had: {said}")
+    one, two = ((tmp_path / name / "requirements.txt").read_text() for name in ("one", "two"))
+    assert one == two, "the same again"
+    found = dict(re.findall(r"^([a-z0-9._-]+)==\S+ --hash=sha256:([0-9a-f]{64})$", one, re.MULTILINE))
+    assert sorted(found) == [line.partition("==")[0] for line in (context / "requirements.txt").read_text().splitlines()]
+    assert sorted(found.values()) == sorted(hashlib.sha256(p.read_bytes()).hexdigest() for p in (tmp_path / "one" / "wheels").iterdir())
+    bill = json.loads((tmp_path / "one" / "sbom.cdx.json").read_text())
+    assert {c["name"]: c["hashes"][0]["content"] for c in bill["components"][1:]} == found
+    assert "pip install --no-index --require-hashes" in (tmp_path / "one" / "Dockerfile").read_text()
+    [wheel] = (tmp_path / "one" / "wheels").glob("alembic-*.whl")
+    wheel.write_bytes(wheel.read_bytes() + b"\n")
+    words = [
+        "install",
+        "--no-index",
+        "--require-hashes",
+        "--find-links",
+        "wheels",
+        "--target",
+        str(tmp_path / "into"),
+        "-r",
+        "requirements.txt",
+    ]
+    done = subprocess.run([sys.executable, "-m", "pip", *words], cwd=tmp_path / "one", capture_output=True, text=True, check=False)
+    assert (done.returncode, "alembic" in done.stderr, "DO NOT MATCH THE HASHES" in done.stderr) == (1, True, True), done.stderr
+
+
 def test_a_server_in_a_fresh_environment_answers_the_same(context: Path, project: Path, tmp_path: Path) -> None:
     python = python_with("image", "--find-links", "wheels", "-r", "requirements.txt", folder=context)
+    [wheel] = (context / "wheels").iterdir()  # the environment is kept between runs, and its Tidemill may be that of another day
+    subprocess.run(
+        [str(python), "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--target", str(tmp_path / "now"), str(wheel)],
+        check=True, capture_output=True,
+    )  # fmt: skip
     port = free_port()
     docker = (context / "Dockerfile").read_text()
     entry, command = (json.loads(re.search(rf"^{word} (\[.*\])$", docker, re.MULTILINE)[1]) for word in ("ENTRYPOINT", "CMD"))  # type: ignore[index]
     words = [str(context) if w == "/app" else w for w in [*entry[1:], *command]]
     words[words.index("0.0.0.0")], words[words.index("8401")] = "127.0.0.1", str(port)
     environment = {"PATH": os.environ["PATH"], "TIDEMILL_STATE": str(tmp_path / "state"), "TIDEMILL_TOKEN": TOKEN, "HOME": str(tmp_path)}
+    environment["PYTHONPATH"] = str(tmp_path / "now")
     answer: Any = None
     with (tmp_path / "log").open("wb") as log:
         for _ in range(2):  # the second time on the state of the first
             process = subprocess.Popen([str(python), *words], env=environment, cwd=tmp_path, stdout=log, stderr=log)
             try:
                 answer = _ask(port, process, tmp_path / "log")
+                assert _health(python, context, environment).returncode == 0, "it follows the port"
             finally:
                 process.terminate()
-                process.wait(30)
+                assert process.wait(30) == 0
+            gone = _health(python, context, environment)
+            assert (gone.returncode, f"127.0.0.1:{port}" in gone.stderr, "not ready" in gone.stderr) == (1, True, True), gone.stderr
     platform = Platform.open(project)
     own = asyncio.run(asked(platform, json.dumps(BODY).encode())).json()
     platform.close()
     assert (answer["model_version"], answer["parameters"]["logged"]) == ("1", True)
     np.testing.assert_allclose(answer["outputs"][0]["data"], own["outputs"][0]["data"], rtol=5e-16)
+
+
+def _health(python: Path, context: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    words = [str(python), "-m", "tidemill.cli.image", str(context), "health"]
+    return subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_a_platform_says_where_it_listens(context: Path, tmp_path: Path) -> None:
+    port = free_port()
+    environment = {**os.environ, "TIDEMILL_STATE": str(tmp_path / "state"), "TIDEMILL_TOKEN": TOKEN, "SAGEMAKER_BIND_TO_PORT": str(port)}
+    environment["TIDEMILL_OVERRIDES"] = "serving.contract=sagemaker"
+    with (tmp_path / "log").open("wb") as log:
+        words = [sys.executable, "-m", "tidemill.cli.image", str(context), "serve"]
+        process = subprocess.Popen(words, env=environment, cwd=tmp_path, stdout=log, stderr=log)
+    try:
+        _ask(port, process, tmp_path / "log")
+        assert _health(Path(sys.executable), context, environment).returncode == 0
+        assert urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=10).status == 200
+    finally:
+        process.terminate()
+        assert process.wait(30) == 0
 
 
 def _ask(port: int, process: subprocess.Popen[bytes], log: Path) -> Any:

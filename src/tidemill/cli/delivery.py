@@ -22,12 +22,17 @@ if TYPE_CHECKING:
 @click.argument("service", required=False)
 @click.option("--model", "version", type=int, default=None, help="Which version; default: the live one, else the champion.")
 @click.option("--to", type=click.Path(path_type=Path), required=True, help="New folder for the context.")
-def build_command(project: Path, overrides: Sequence[str], as_json: bool, service: str | None, version: int | None, to: Path) -> None:
+@click.option(
+    "--wheels", is_flag=True, help="Also fetch the wheels of all packages: the image builds without an index, each checked by SHA-256."
+)
+def build_command(
+    project: Path, overrides: Sequence[str], as_json: bool, service: str | None, version: int | None, to: Path, wheels: bool
+) -> None:
     """Write the context of a container image that serves SERVICE: Dockerfile, locked requirements, model, code, bill of materials."""
     from tidemill.cicd.image import write_context
 
     with opened(project, overrides) as platform:
-        facts = write_context(_image(platform, service, version), to)
+        facts = write_context(_image(platform, service, version), to, wheels=wheels)
     if as_json:
         show_json(facts)
     else:

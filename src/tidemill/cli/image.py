@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import ssl
 import sys
 import urllib.request
@@ -22,7 +23,9 @@ import click
 from tidemill.cli.exits import code_of, explain
 
 TOKEN, STATE, OVERRIDES = "TIDEMILL_TOKEN", "TIDEMILL_STATE", "TIDEMILL_OVERRIDES"
-PORT = 8401
+LOOPBACK, PORT = "127.0.0.1", 8401
+ADDRESS = "address"
+"""File in the state: `host:port` of the server that was started last."""
 
 
 @click.group()
@@ -34,43 +37,72 @@ def image(context: click.Context, folder: Path) -> None:
 
 
 @image.command()
-@click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", default=PORT, show_default=True)
+@click.option("--host", default=None, help=f"Default: that of the hosting platform's contract, or {LOOPBACK}.")
+@click.option("--port", type=int, default=None, help=f"Default: that of the hosting platform's contract, or {PORT}.")
 @click.pass_obj
-def serve(folder: Path, host: str, port: int) -> None:
+def serve(folder: Path, host: str | None, port: int | None) -> None:
     """Serve until SIGTERM, then finish the requests in flight."""
-    from tidemill.cli.web import build_models
+    from tidemill.cli.web import build_models, listens
     from tidemill.platform.root import Platform
     from tidemill.platform.tls import tls_of
     from tidemill.serving.run import serve as run
 
     facts = json.loads((folder / "image.json").read_bytes())
-    state = Path(os.environ.get(STATE, folder / "state"))
+    state = _state(folder)
     platform = Platform.open(folder / "project", [*_own(state.resolve()), *_given()], home=state)
+    asked = listens(platform.config.serving) if platform.config.serving.contract else (LOOPBACK, PORT)
+    host, port = host or asked[0], port or asked[1]
     tls_of(platform.config, platform.project, check=host)
     prepare(platform, folder, facts)
+    (state / ADDRESS).write_text(f"{_near(host)}:{port}", encoding="utf-8")
     run(build_models(platform), host=host, port=port)
     platform.close()
 
 
 @image.command()
-@click.option("--port", default=PORT, show_default=True)
+@click.option("--port", type=int, default=None, help="Default: where the server of this state was last started.")
 @click.pass_obj
-def health(_folder: Path, port: int) -> None:
+def health(folder: Path, port: int | None) -> None:
     """Exit 0 when the server on this machine is ready, whether it speaks TLS or not: to read the configuration would cost seconds each time."""
-    where = f"127.0.0.1:{port}/v2/health/ready"
+    where = f"{_address(_state(folder), port)}/v2/health/ready"
     try:
-        status = _status(f"http://{where}", None)
+        status = _either(where)
+    except (OSError, HTTPException) as error:
+        click.echo(f"not ready: {where}: {error}", err=True)
+        sys.exit(1)
+    sys.exit(0 if status == 200 else 1)
+
+
+def _either(where: str) -> int:
+    try:
+        return _status(f"http://{where}", None)
     except (OSError, HTTPException):
         ours = ssl.create_default_context()  # nothing is told to the server, and what it says is all that counts
         ours.check_hostname, ours.verify_mode = False, ssl.CERT_NONE
-        status = _status(f"https://{where}", ours)
-    sys.exit(0 if status == 200 else 1)
+        return _status(f"https://{where}", ours)
 
 
 def _status(url: str, trusts: ssl.SSLContext | None) -> int:
     with urllib.request.urlopen(url, timeout=3, context=trusts) as answer:  # noqa: S310 - http or https
         return int(answer.status)
+
+
+def _state(folder: Path) -> Path:
+    return Path(os.environ.get(STATE, folder / "state"))
+
+
+def _near(host: str) -> str:
+    """Where a server that listens at `host` is reached from its own machine."""
+    near = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(host, host)  # noqa: S104 - a comparison
+    return f"[{near}]" if ":" in near else near
+
+
+def _address(state: Path, port: int | None) -> str:
+    """The address that `serve` left in the state: whoever replaces the command of an image need not tell its health check."""
+    try:
+        return f"{LOOPBACK}:{port}" if port else (state / ADDRESS).read_text(encoding="utf-8")
+    except OSError:
+        return f"{LOOPBACK}:{PORT}"
 
 
 def _given() -> list[str]:
@@ -128,7 +160,8 @@ def _make_live(platform: Any, facts: Mapping[str, Any]) -> None:
 
 
 def main() -> None:
-    """Run; an error is one line and the documented exit code."""
+    """Run; an error is one line and the documented exit code. The first process of a container ignores SIGTERM unless it says what to do."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         image.main(standalone_mode=False)
     except Exception as error:  # noqa: BLE001 - the process ends here

@@ -12,7 +12,9 @@ from typing import Any
 
 from tidemill.cicd.image.locked import closure, imported
 from tidemill.cicd.image.sbom import bill
+from tidemill.cicd.image.texts import CHECKED, DOCKERFILE, README
 from tidemill.cicd.image.wheel import write_wheel
+from tidemill.cicd.image.wheels import digests_of, fetch_wheels
 from tidemill.core import digests
 from tidemill.core.errors import ConflictError, InvalidError
 from tidemill.registry.ports import ModelVersion
@@ -21,43 +23,6 @@ LIBRARIES = {"xgboost": ("xgboost-cpu", "xgboost"), "sklearn": ("scikit-learn", 
 """What models of a flavor need beside Tidemill: either of the two for XGBoost, both for scikit-learn."""
 _LEFT = frozenset({"data", "tests", "node_modules", "__pycache__", "dist", "build"})
 _LARGEST = 5 << 20
-_DOCKERFILE = """# Written by `tidemill build`: the model server with {uri} of service {service}.
-# The base image is yours to choose, best by digest: docker build --build-arg BASE=registry/python@sha256:... .
-ARG BASE=python:{python}-slim
-FROM ${{BASE}}
-RUN useradd --system --uid 10001 --create-home --home-dir /home/tidemill tidemill && mkdir /state && chown tidemill /state
-WORKDIR /app
-COPY requirements.txt ./
-COPY wheels ./wheels
-RUN pip install --no-cache-dir --disable-pip-version-check --find-links wheels -r requirements.txt
-COPY model ./model
-COPY project ./project
-COPY image.json sbom.cdx.json ./
-ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 OMP_WAIT_POLICY=passive TIDEMILL_STATE=/state
-USER tidemill
-VOLUME ["/state"]
-EXPOSE 8401
-HEALTHCHECK --interval=10s --timeout=3s --start-period=20s CMD ["python", "-m", "tidemill.cli.image", "/app", "health"]
-STOPSIGNAL SIGTERM
-ENTRYPOINT ["python", "-m", "tidemill.cli.image", "/app"]
-CMD ["serve", "--host", "0.0.0.0", "--port", "8401"]
-"""
-_README = """# {service}, {uri}
-
-Written by `tidemill build`. It needs nothing but a Python base image and a package index:
-
-    docker build -t {service}:{version} .
-    docker run -p 8401:8401 -e TIDEMILL_TOKEN=$(openssl rand -hex 32) -v {service}-state:/state {service}:{version}
-
-Without Docker, with Python {python}:
-
-    python -m venv env && env/bin/pip install --find-links wheels -r requirements.txt
-    TIDEMILL_STATE=state env/bin/python -m tidemill.cli.image . serve
-
-The server answers with the model in `model` (verified by its digest at each start) and logs predictions in the state folder. Features are read from the online store
-that the project's configuration names (`TIDEMILL_OVERRIDES="stack.online=redis://..."` names another); a request that brings all inputs needs none. `sbom.cdx.json` lists
-what is inside (CycloneDX), `image.json` says which model, code and interpreter it was made from.
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +38,13 @@ class Image:
     """Of Tidemill's extras, those that the project's stack needs."""
 
 
-def write_context(image: Image, into: Path) -> dict[str, Any]:
+def write_context(image: Image, into: Path, *, wheels: bool = False) -> dict[str, Any]:
     """Write the context into the new or empty folder `into`.
+
+    Args:
+        image: what is served.
+        into: the folder.
+        wheels: also fetch the wheels of all packages, so that the image builds without an index, each wheel checked by its SHA-256.
 
     Returns:
         What `image.json` says.
@@ -83,6 +53,8 @@ def write_context(image: Image, into: Path) -> dict[str, Any]:
         ConflictError: the folder holds something.
         InvalidError: the model's function runs by an interpreter outside of the image.
         NotFoundError: a package that the project needs is not installed here.
+        ConfigError: with `wheels`, this is not Linux.
+        UnavailableError: with `wheels`, pip could not get one.
     """
     if into.exists() and any(into.iterdir()):
         raise ConflictError(f"{into} is not empty; name a new folder")
@@ -104,17 +76,22 @@ def write_context(image: Image, into: Path) -> dict[str, Any]:
         "uri": image.version.uri,
         "version": image.version.version,
         "python": ".".join(platform.python_version_tuple()[:2]),
+        "pip": f"{CHECKED} " if wheels else "",
+        "needs": "a Python base image" if wheels else "a Python base image and a package index",
     }
     written = {
         "requirements.txt": "".join(lines),
         "image.json": json.dumps(facts, indent=1, sort_keys=True, default=str) + "\n",
-        "Dockerfile": _DOCKERFILE.format(**texts),
+        "Dockerfile": DOCKERFILE.format(**texts),
         ".dockerignore": "state\nenv\n**/__pycache__\n",
-        "README.md": _README.format(**texts),
+        "README.md": README.format(**texts),
     }
     for name, text in written.items():
         (into / name).write_text(text, encoding="utf-8")
-    (into / "sbom.cdx.json").write_bytes(bill(image.service, str(image.version.version), digest, found))
+    if wheels:
+        fetch_wheels(into)
+    known = digests_of(into / "wheels")
+    (into / "sbom.cdx.json").write_bytes(bill(image.service, str(image.version.version), digest, found, known))
     return facts
 
 

@@ -14,8 +14,8 @@ _SPEC = "1.6"
 _SHORT = 80
 
 
-def bill(name: str, version: str, digest: str, found: Mapping[str, metadata.Distribution]) -> bytes:
-    """The bill of one image; the same contents give the same bytes."""
+def bill(name: str, version: str, digest: str, found: Mapping[str, metadata.Distribution], sums: Mapping[str, str]) -> bytes:
+    """The bill of one image; the same contents give the same bytes. `sums` has the SHA-256 of the wheels that are known."""
     model = {
         "type": "machine-learning-model",
         "bom-ref": "model",
@@ -23,7 +23,7 @@ def bill(name: str, version: str, digest: str, found: Mapping[str, metadata.Dist
         "version": version,
         "hashes": [{"alg": "SHA-256", "content": digest.removeprefix("sha256:")}],
     }
-    libraries = [_library(key, one) for key, one in found.items()]
+    libraries = [_library(key, one, sums.get(key)) for key, one in found.items()]
     document = {
         "bomFormat": "CycloneDX",
         "specVersion": _SPEC,
@@ -47,9 +47,11 @@ def _purl(name: str, found: metadata.Distribution) -> str:
     return f"pkg:pypi/{name}@{found.version.replace('+', '%2B')}"
 
 
-def _library(name: str, found: metadata.Distribution) -> dict[str, Any]:
+def _library(name: str, found: metadata.Distribution, digest: str | None) -> dict[str, Any]:
     purl = _purl(name, found)
     out: dict[str, Any] = {"type": "library", "bom-ref": purl, "name": name, "version": found.version, "purl": purl}
+    if digest is not None:
+        out["hashes"] = [{"alg": "SHA-256", "content": digest}]
     about: Any = found.metadata
     if expression := about.get("License-Expression"):
         out["licenses"] = [{"expression": expression}]
