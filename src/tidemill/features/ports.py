@@ -195,6 +195,10 @@ class VersionedReader(FeatureReader, Protocol):
         """The greatest known time in the current state of each view that has rows, by view name."""
         ...
 
+    def whole_keys(self, views: Sequence[FeatureView]) -> frozenset[str]:
+        """The columns among the views' keys that are whole numbers in the rows, as far as anybody knows. Raises `InvalidError` for a view that cannot be read."""
+        ...
+
 
 Status = Literal["absent", "building", "complete", "published"]
 """Of online state: nothing there; rows are going in; all rows are in, and it waits to be published; it may be read."""

@@ -80,6 +80,10 @@ class DegradedReader:
         """The version with a digest."""
         return self._reader.version(digest)
 
+    def whole_keys(self, views: Sequence[FeatureView]) -> frozenset[str]:
+        """The columns among the views' keys that are whole numbers in the rows."""
+        return self._reader.whole_keys(views)
+
     def known_us(self) -> dict[str, int]:
         """The greatest known time by view name."""
         return self._reader.known_us()

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tidemill.core.definitions import Service
-from tidemill.core.errors import InvalidError
+from tidemill.core.errors import InvalidError, TidemillError
 from tidemill.core.instants import parse_instant, to_us
 from tidemill.features.ports import AT, FeatureReader
 from tidemill.serving.degraded import DegradedReader, DegradedValues
@@ -56,7 +56,22 @@ class Plan:
         self.used = frozenset((*self.columns, *self.needs))
         self.known = self.used | {service.key}
         self._times = frozenset((service.spine.event_time, service.spine.known_time, AT))
-        self.texts = self._times.union(*(view.keys for view in service.views))
+        self._words = self._times.union(*(view.keys for view in service.views))
+
+    @property
+    def numbers(self) -> frozenset[str]:
+        """The keys that are whole numbers in the rows; empty while nobody can tell."""
+        if not isinstance(self._processor, DegradedReader) or self._processor.reason:
+            return frozenset()
+        try:
+            return self._processor.whole_keys(self.service.views)
+        except TidemillError:  # nothing is published yet, or the store has just gone
+            return frozenset()
+
+    @property
+    def texts(self) -> frozenset[str]:
+        """The columns of a request that are times, or keys and no numbers."""
+        return self._words - self.numbers
 
     def carries_inputs(self, request: Mapping[str, Any]) -> bool:
         """Whether a request brings every model input itself, so that nothing is looked up."""

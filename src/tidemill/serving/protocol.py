@@ -365,11 +365,13 @@ def _degraded(answers: Sequence[Any]) -> dict[str, str]:
 def metadata(plan: Plan, versions: Sequence[int], texts: frozenset[str]) -> dict[str, Any]:
     """Model metadata: every column that may be sent, the model's inputs first."""
     names = list(dict.fromkeys((*plan.columns, *plan.needs)))
+    texts, numbers = texts | plan.texts, plan.numbers
+    kinds = {n: "BYTES" if n in texts else "INT64" if n in numbers else "FP64" for n in names}
     return {
         "name": plan.service.name,
         "versions": [str(version) for version in versions],
         "platform": "onnx_onnxv1",
-        "inputs": [{"name": n, "datatype": "BYTES" if n in texts or n in plan.texts else "FP64", "shape": [-1]} for n in names],
+        "inputs": [{"name": n, "datatype": kind, "shape": [-1]} for n, kind in kinds.items()],
         "outputs": [{"name": "score", "datatype": "FP64", "shape": [-1]}, {"name": "id", "datatype": "BYTES", "shape": [-1]}],
         "parameters": {"lookup": ", ".join(plan.needs)},
     }

@@ -41,6 +41,9 @@ class Failing(Sky):
     def known_us(self) -> dict[str, int]:
         return {"sky": 7}
 
+    def whole_keys(self, views: Sequence[FeatureView]) -> frozenset[str]:
+        return frozenset()
+
 
 class World:
     """A served stack whose features can go."""

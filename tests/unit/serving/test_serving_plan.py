@@ -4,14 +4,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
-from tests.support.serving_kit import COLUMNS, FULL, LATE, LOOKUP, Sky, Stack
+from tests.support.serving_kit import COLUMNS, FULL, LATE, LOOKUP, WEATHER, Sky, Stack
 
-from tidemill.core.definitions import Service, on_demand
+from tidemill.core.aggregates import latest
+from tidemill.core.definitions import Definitions, Entity, FeatureView, Service, on_demand
 from tidemill.core.errors import InvalidError
 from tidemill.features import apply_on_demand
-from tidemill.serving import compile_plan
+from tidemill.features.embedded import OnlineReader, SqliteOnlineStore, ViewProcessor
+from tidemill.serving import DegradedReader, compile_plan
 from tidemill.serving.plan import as_array, plain
+from tidemill.serving.protocol import metadata
+from tidemill.serving.protocols.reading import of_csv
 
 
 @pytest.fixture
@@ -143,3 +148,21 @@ def test_a_text_that_a_function_refused_is_not_remembered_as_its_kind() -> None:
     with pytest.raises(InvalidError, match="gust"):
         plan.inputs([LOOKUP | {"factor": "two"}], [5])
     assert plan.inputs([LOOKUP | {"factor": None}], [5])[0][4] is None
+
+
+def test_keys_that_are_numbers_in_the_rows_are_numbers_in_requests_once_somebody_can_tell(tmp_path: Path) -> None:
+    tower = FeatureView("tower", (Entity("origin"), Entity("runway")), WEATHER, [latest("wind", ttl="6h")])
+    service, definitions = replace(LATE, features=[tower, "carrier"]), Definitions(views={"tower": tower})
+    processor = ViewProcessor(SqliteOnlineStore(tmp_path / "o.db"), definitions)
+    plan = compile_plan(service, DegradedReader(service, OnlineReader(SqliteOnlineStore(tmp_path / "o.db"), definitions)))
+
+    def told() -> dict[str, str]:
+        return {i["name"]: i["datatype"] for i in metadata(plan, [1], frozenset({"carrier"}))["inputs"]}
+
+    assert told() == {"tower__wind": "FP64", "carrier": "BYTES", "origin": "BYTES", "runway": "BYTES"}
+    at = pa.array([1_000_000], pa.int64()).cast(pa.timestamp("us", "UTC"))
+    processor.push("weather", pa.table({"origin": ["JFK"], "runway": [4], "wind": [3.0], "observed_at": at, "published_at": at}))
+    processor.commit()
+    assert told() == {"tower__wind": "FP64", "carrier": "BYTES", "origin": "BYTES", "runway": "INT64"}
+    call = of_csv(plan, "origin,runway,carrier\nJFK,4,UA\n", "a", 10, plan.texts, header=True)
+    assert plan.inputs(call.requests, [2_000_000]) == [(3.0, "UA")]

@@ -81,6 +81,11 @@ class OnlineReader:
         """The version of a view with a digest, None unless it is published."""
         return next((p.view for p in places(self._online.cursors()) if p.digest == digest and p.status == "published"), None)
 
+    def whole_keys(self, views: Sequence[FeatureView]) -> frozenset[str]:
+        """The columns among the views' keys that are whole numbers in the rows, as far as anybody knows."""
+        sights = [self._sights.of(v) for v in views]
+        return frozenset(key for sight in sights for key, kind in zip(sight.plan.keys, sight.kinds, strict=False) if kind == "int64")
+
     def known_us(self) -> dict[str, int]:
         """The greatest known time in the current state of each view that has rows, by view name."""
         cursors = self._online.cursors()

@@ -22,7 +22,7 @@ from tidemill.serving.protocols import reading
 from tidemill.serving.protocols.base import Asked, Host, Route, json_reply
 
 _SIGNATURE = "serving_default"
-_DTYPES = {"FP64": "DT_DOUBLE", "BYTES": "DT_STRING"}
+_DTYPES = {"FP64": "DT_DOUBLE", "INT64": "DT_INT64", "BYTES": "DT_STRING"}
 _ANY: dict[str, Any] = {}
 _PREDICT = {
     "application/json": {
