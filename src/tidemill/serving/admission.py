@@ -17,6 +17,7 @@ from tidemill.core.instants import SECOND_US
 TIMEOUT_HEADER = "x-envoy-expected-rq-timeout-ms"
 """How long the caller waits, as Envoy (and so Istio and Knative) tells upstream servers: whole milliseconds."""
 _NAMES = 1_000
+_PRESSED_S = 1.0
 T = TypeVar("T")
 
 
@@ -30,6 +31,22 @@ class RateError(UnavailableError):
 
 class DeadlineError(UnavailableError):
     """The time that the caller, or the server's setting, gave the request has passed."""
+
+
+class Pressure:
+    """Whether requests were refused within the last second, because there are too many."""
+
+    def __init__(self) -> None:
+        self._until = 0.0
+
+    def refused(self) -> None:
+        """One was refused just now."""
+        self._until = perf_counter() + _PRESSED_S
+
+    @property
+    def high(self) -> bool:
+        """Whether that is so."""
+        return perf_counter() < self._until
 
 
 class Rates:

@@ -1,12 +1,15 @@
 """One service behind the server: calls that meet are scored and logged together, a lone call does not wait.
 
 The event loop also takes and refuses requests, so it scores only what takes less than a millisecond. What takes longer goes to a thread,
-in pieces that do not keep the interpreter for long, two of them at a time; what comes meanwhile is in the pieces after them.
+in pieces that do not keep the interpreter for long, two of them at a time; what comes meanwhile is in the pieces after them. While requests
+are refused it is one less than there are processors, so that the event loop has one to refuse them with.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -17,6 +20,7 @@ from typing import Any
 from tidemill.core.clock import Clock
 from tidemill.core.errors import TidemillError
 from tidemill.core.instants import parse_instant
+from tidemill.serving.admission import Pressure
 from tidemill.serving.http import Settings
 from tidemill.serving.metrics import ServiceMetrics
 from tidemill.serving.ports import Prediction
@@ -28,7 +32,8 @@ from tidemill.serving.writer import Group, LogWriter
 
 Answered = tuple[Sequence[Prediction], bool | str]
 Waiting = list[tuple[Call, "asyncio.Future[Answered]"]]
-_INLINE_S, _PIECE_S, _AWAY = 0.001, 0.002, 2
+_INLINE_S, _PIECE_S = 0.001, 0.002
+_MOST_AWAY = 2
 _LEAST_ROWS, _FIXED_ROWS = 32, 8
 """Rows that go together however long they take; and how many rows' time a group takes whatever its size, for most models."""
 
@@ -50,13 +55,14 @@ class Endpoint:
         self.metrics = ServiceMetrics()
         self.problem = ""
         self.tracing = False
+        self.pressure = Pressure()
         self._writer = writer
         self._shadows = shadows
         self._clock = clock
         self._settings = settings
         self._waiting: deque[tuple[Call, asyncio.Future[Answered]]] = deque()
         self._due = False
-        self._away = 0
+        self._away, self._computed = 0, at_once(processors())
         self._row_s = 0.0
         self._loop: asyncio.AbstractEventLoop
         self._threads: Executor
@@ -85,7 +91,7 @@ class Endpoint:
         if not piece:
             return
         inline = not whole and rows <= self._settings.inline_rows and self._takes_s(rows) <= _INLINE_S
-        if not inline and not whole and self._away >= _AWAY:
+        if not inline and not whole and self._away >= self._most(piece):
             self._waiting.extendleft(reversed(piece))  # whoever is back first goes on here
             return
         self.metrics.batch.observe(rows)
@@ -121,6 +127,14 @@ class Endpoint:
                 rows += len(one[0])
             waiting.popleft()
         return piece, rows
+
+    def _most(self, piece: Waiting) -> int:
+        """Pieces that may be under way at once: one that looks up features waits for a store, and takes no processor meanwhile."""
+        if not self.pressure.high:
+            return _MOST_AWAY
+        plan = self.scorer.plan
+        looks_up = any(call.inputs is None and not plan.carries_inputs(call.requests[0]) for call, _future in piece)
+        return _MOST_AWAY if looks_up else self._computed
 
     def _takes_s(self, rows: int) -> float:
         return self._row_s * (rows + _FIXED_ROWS)
@@ -235,6 +249,16 @@ class Endpoint:
             self.metrics.predictions[prediction.version, prediction.role] += 1
             if prediction.degraded:
                 self.metrics.degraded[prediction.degraded] += 1
+
+
+def processors() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def at_once(processors: int) -> int:
+    """How many pieces are scored at once under pressure: one less than there are processors."""
+    return max(1, min(_MOST_AWAY, processors - 1))
 
 
 def _mark_logged(waiting: Waiting, since: int, logged: bool) -> None:

@@ -15,7 +15,7 @@ from tidemill.core.conditions import Cause
 from tidemill.core.errors import ConflictError
 from tidemill.core.instants import SECOND_US
 from tidemill.serving import protocol
-from tidemill.serving.admission import TIMEOUT_HEADER, OverloadedError, Rates, limit, seconds_given
+from tidemill.serving.admission import TIMEOUT_HEADER, OverloadedError, Pressure, Rates, limit, seconds_given
 from tidemill.serving.board import Board
 from tidemill.serving.conditions import Conditions, without_features, without_log
 from tidemill.serving.cors import Origins
@@ -110,6 +110,7 @@ class ModelServer:
         self.conditions = Conditions(clock)
         self.shadows: dict[int, Shadows] = {}
         self.endpoints: dict[str, Endpoint] = {}
+        self._pressure = Pressure()
         self.writers: Sequence[LogWriter] = self._serve(scorers)
         self._infer_paths = {f"/v2/models/{name}/infer": endpoint for name, endpoint in self.endpoints.items()}
         self._pages = Pages(
@@ -141,6 +142,7 @@ class ModelServer:
             beside = (writer, shadows, self._clock, self.settings)
             self.endpoints[name] = GraphEndpoint(scorer, *beside) if isinstance(scorer, GraphScorer) else Endpoint(scorer, *beside)
             self.endpoints[name].tracing = self._tracer is not None
+            self.endpoints[name].pressure = self._pressure
             scorer.plan.watch(self._told(name, "online_store", without_features(scorer.service)))
         return tuple(writers.values())
 
@@ -296,6 +298,7 @@ class ModelServer:
     def admit(self, more: int = 0) -> None:
         """Raise `OverloadedError` when, with `more` that are not counted yet, too much is in flight."""
         if self.in_flight + more > self.settings.max_in_flight:
+            self._pressure.refused()
             raise OverloadedError(
                 f"{self.settings.max_in_flight} requests are being answered, which is the limit of this server; ask again later"
             )

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.serving_kit import FULL, Local, Stack, body, run
+from tests.support.serving_kit import FULL, LOOKUP, Local, Stack, body, run
+
+from tidemill.serving.admission import OverloadedError
+from tidemill.serving.endpoint import at_once, processors
 
 
 @pytest.fixture
@@ -54,27 +57,48 @@ def test_what_meets_is_scored_in_pieces(stack: Stack) -> None:
     assert len(list(stack.log.read("late", roles=["live"]))) == sum(sizes)
 
 
-def test_a_slow_model_leaves_the_loop_alone_two_pieces_at_a_time(stack: Stack) -> None:
+@pytest.mark.parametrize(("cores", "pieces"), [(1, 1), (2, 1), (3, 2), (64, 2)])
+def test_a_processor_is_left_for_the_event_loop(cores: int, pieces: int) -> None:
+    assert at_once(cores) == pieces
+
+
+@pytest.mark.parametrize(("values", "pressed", "most"), [(FULL, False, 2), (FULL, True, at_once(processors())), (LOOKUP, True, 2)])
+def test_a_slow_model_leaves_the_loop_alone_a_few_pieces_at_a_time(stack: Stack, values: dict[str, Any], pressed: bool, most: int) -> None:
     where: list[bool] = []
-    at_once, most, lock = 0, 0, threading.Lock()
+    now, seen, lock = 0, 0, threading.Lock()
 
     def slow(_rows: int) -> None:
-        nonlocal at_once, most
+        nonlocal now, seen
         with lock:
             where.append(threading.current_thread() is threading.main_thread())
-            at_once += 1
-            most = max(most, at_once)
+            now += 1
+            seen = max(seen, now)
         time.sleep(0.02)
         with lock:
-            at_once -= 1
+            now -= 1
 
     async def script(local: Local) -> list[int]:
         watch(local, slow)
+        if pressed:
+            local.app.endpoints["late"].pressure._until = float("inf")
         first = [(await local.infer(body(FULL))).status]
-        later = await asyncio.gather(*(local.infer(body(FULL, 30)) for _ in range(12)))
+        later = await asyncio.gather(*(local.infer(body(values, 30)) for _ in range(12)))
         return first + [r.status for r in later]
 
     assert run(stack, script) == [200] * 13
     assert where[0]
     assert not any(where[1:])
-    assert most == 2
+    assert seen == most
+
+
+def test_a_refusal_is_pressure(stack: Stack) -> None:
+    async def script(local: Local) -> list[bool]:
+        pressure = local.app.endpoints["late"].pressure
+        found = [pressure.high]
+        local.app.in_flight = 5
+        with pytest.raises(OverloadedError):
+            local.app.admit()
+        local.app.in_flight = 0
+        return [*found, pressure.high]
+
+    assert run(stack, script, max_in_flight=5 - 1) == [False, True]
