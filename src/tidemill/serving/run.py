@@ -10,7 +10,6 @@ import sys
 
 from tidemill.core.errors import ConfigError
 from tidemill.serving.server import ModelServer
-from tidemill.serving.turns import short_turns
 from tidemill.serving.workers import supervise
 
 _BACKLOG, _CONNECTIONS = 1_024, 4_096
@@ -65,7 +64,6 @@ async def _serve(app: ModelServer, host: str, port: int) -> None:
     from granian.constants import Interfaces
     from granian.server.embed import Server
 
-    short_turns()
     # the log's and the shadows' threads hand the interpreter over often, for short moments: wait less than 5 ms for it
     sys.setswitchinterval(_SWITCH_S)
     tls = {} if app.settings.tls is None else app.settings.tls.granian()

@@ -47,7 +47,6 @@ from tidemill.serving.score import Scorer
 from tidemill.serving.shadow import Shadows
 from tidemill.serving.tokens import Access, Action, Tokens
 from tidemill.serving.tracing import Timed, Tracer, begin
-from tidemill.serving.turns import usual_turns
 from tidemill.serving.watch import Report, Tell, Watch
 from tidemill.serving.writer import Group, LogWriter
 
@@ -105,7 +104,7 @@ class ModelServer:
         self._origins = Origins(settings.origins) if settings.origins else None
         self._rates = Rates(settings.rate, clock) if settings.rate else None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._threads = ThreadPoolExecutor(2, thread_name_prefix="tidemill-score", initializer=usual_turns)
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="tidemill-score")
         self._closed = False
         self.conditions = Conditions(clock)
         self.shadows: dict[int, Shadows] = {}

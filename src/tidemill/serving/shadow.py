@@ -16,7 +16,6 @@ from time import perf_counter, sleep
 
 from tidemill.serving.ports import Prediction
 from tidemill.serving.score import Lineup, Scorer
-from tidemill.serving.turns import usual_turns
 from tidemill.serving.writer import Group, LogWriter
 
 logger = logging.getLogger(__name__)
@@ -124,7 +123,6 @@ class Shadows:
 
 
 def _step_back() -> None:
-    usual_turns()
     try:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
     except (AttributeError, OSError):

@@ -14,7 +14,6 @@ from itertools import islice
 from time import monotonic
 
 from tidemill.serving.ports import Prediction, PredictionLog
-from tidemill.serving.turns import short_turns
 
 Acknowledge = Callable[[list["Group"], bool], None]
 _PIECE = 5_000
@@ -97,7 +96,6 @@ class LogWriter:
         return len(self._backlog)
 
     def _run(self) -> None:
-        short_turns()
         more = True
         while more:
             groups, more = self._take()
