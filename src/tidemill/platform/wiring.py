@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from tidemill.core.clock import ReplayClock
 from tidemill.core.definitions import Service, Trigger
 from tidemill.core.errors import InvalidError
 from tidemill.core.instants import parse_duration
+from tidemill.core.machine import processors
 from tidemill.core.policy import ModelPolicy
 from tidemill.core.privacy import private_columns
 from tidemill.features import training_frame
@@ -75,7 +75,6 @@ def make_executor(platform: Platform, pins: Mapping[str, int] | None = None) -> 
         BytesCodec(),
         JsonCodec(),
     ]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return LocalExecutor(
         platform.ledger,
         platform.blobs,
@@ -86,7 +85,7 @@ def make_executor(platform: Platform, pins: Mapping[str, int] | None = None) -> 
         project=platform.project,
         actor="local",
         # a replay serves nobody who waits; threads of several trainings would only wait for each other
-        cores=max(1, cores // (platform.lanes if isinstance(platform.clock, ReplayClock) else 2)),
+        cores=max(1, processors() // (platform.lanes if isinstance(platform.clock, ReplayClock) else 2)),
     )
 
 

@@ -8,8 +8,6 @@ are refused it is one less than there are processors, so that the event loop has
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -20,6 +18,7 @@ from typing import Any
 from tidemill.core.clock import Clock
 from tidemill.core.errors import TidemillError
 from tidemill.core.instants import parse_instant
+from tidemill.core.machine import processors
 from tidemill.serving.admission import Pressure
 from tidemill.serving.http import Settings
 from tidemill.serving.metrics import ServiceMetrics
@@ -251,14 +250,9 @@ class Endpoint:
                 self.metrics.degraded[prediction.degraded] += 1
 
 
-def processors() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-
-
-def at_once(processors: int) -> int:
+def at_once(cores: int) -> int:
     """How many pieces are scored at once under pressure: one less than there are processors."""
-    return max(1, min(_MOST_AWAY, processors - 1))
+    return max(1, min(_MOST_AWAY, cores - 1))
 
 
 def _mark_logged(waiting: Waiting, since: int, logged: bool) -> None:

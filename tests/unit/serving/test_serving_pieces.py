@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from tests.support.serving_kit import FULL, LOOKUP, Local, Stack, body, run
 
+from tidemill.core.machine import processors
 from tidemill.serving.admission import OverloadedError
-from tidemill.serving.endpoint import at_once, processors
+from tidemill.serving.endpoint import at_once
 
 
 @pytest.fixture

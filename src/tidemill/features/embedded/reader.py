@@ -84,7 +84,7 @@ class OnlineReader:
     def whole_keys(self, views: Sequence[FeatureView]) -> frozenset[str]:
         """The columns among the views' keys that are whole numbers in the rows, as far as anybody knows."""
         sights = [self._sights.of(v) for v in views]
-        return frozenset(key for sight in sights for key, kind in zip(sight.plan.keys, sight.kinds, strict=False) if kind == "int64")
+        return frozenset(key for sight in sights for key, kind in zip(sight.plan.keys, sight.kinds, strict=True) if kind == "int64")
 
     def known_us(self) -> dict[str, int]:
         """The greatest known time in the current state of each view that has rows, by view name."""

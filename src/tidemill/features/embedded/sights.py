@@ -28,7 +28,7 @@ class Sight:
     name: str
     stored: str
     single: str
-    kinds: tuple[str, ...] = ()
+    kinds: tuple[str, ...]
     memory: tuple[str, TableMemory] | None = None
 
 

@@ -5,7 +5,6 @@ Three things go on at the same time: features of the next piece are joined, this
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -20,6 +19,7 @@ import pyarrow as pa
 from tidemill.core.definitions import Service
 from tidemill.core.errors import ConflictError, InvalidError, NotFoundError
 from tidemill.core.graphs import graph_version
+from tidemill.core.machine import processors
 from tidemill.features import apply_on_demand, training_frame
 from tidemill.features.ports import AT
 from tidemill.platform.batch.graphs import ByGraph, nodes_now, own_version
@@ -229,9 +229,8 @@ def _score_all(
         joined = training_frame(by.service, piece, platform.offline, scans)
         return joined.select(["id", AT]), by.prepared(joined)
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     resumed, scored, seconds = 0, 0, 0.0
-    with ThreadPoolExecutor(1) as joining, ThreadPoolExecutor(cores) as scoring:
+    with ThreadPoolExecutor(1) as joining, ThreadPoolExecutor(processors()) as scoring:
         for part, rows, ready in _ahead(job, spine, lambda piece: joining.submit(prepared, piece)):
             if ready is None:
                 resumed += rows
