@@ -1,15 +1,19 @@
 """Several processes, threads and engines on the same tables."""
 
 import multiprocessing
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pytest
 from pyiceberg.catalog.sql import SqlCatalog
 
 from tidemill.core.clock import ReplayClock
+from tidemill.core.errors import CorruptError
 from tidemill.versioning.embedded import IcebergTableStore
 
 SCHEMA = pa.schema([("id", pa.int64()), ("name", pa.string())])
@@ -50,6 +54,37 @@ def test_processes_that_publish_to_one_table_lose_nothing(tmp_path: Path) -> Non
         worker.join(120)
     assert [worker.exitcode for worker in workers] == [0, 0]
     assert _ids(_open(tmp_path)) == sorted(worker * 100 + turn for worker in range(2) for turn in range(6))
+
+
+def test_a_reader_that_commits_overtake_reads_what_came_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process of low priority may rest between asking the catalog for a file and reading it, for more commits than files are kept."""
+    writer, reader = _open(tmp_path), _open(tmp_path)
+    writer.create("t", SCHEMA)
+    load, rests = SqlCatalog._convert_orm_to_iceberg, iter([range(12), range(12, 24)])
+
+    def rest(self: SqlCatalog, row: Any) -> Any:
+        if self is reader._catalog:
+            for identity in next(rests, ()):
+                writer.append("t", pa.table({"id": [identity]}), batch=f"b{identity}", branch="main")
+        return load(self, row)
+
+    monkeypatch.setattr(SqlCatalog, "_convert_orm_to_iceberg", rest)
+    assert _ids(reader) == list(range(24))
+
+
+def test_a_table_whose_metadata_is_lost_says_which_file_to_restore(tmp_path: Path) -> None:
+    store = _open(tmp_path)
+    store.create("t", SCHEMA)
+    store.append("t", pa.table({"id": [1]}), batch="b", branch="main")
+    lost = max((tmp_path / "lake" / "t" / "metadata").glob("*.metadata.json"))
+    lost.rename(tmp_path / "kept")
+    other = _open(tmp_path)
+    with pytest.raises(CorruptError, match=re.escape(str(lost))):
+        other.scan("t")
+    with pytest.raises(CorruptError):
+        other.create("t", SCHEMA)
+    (tmp_path / "kept").rename(lost)
+    assert _ids(other) == [1]
 
 
 def test_threads_that_share_a_store(tmp_path: Path) -> None:

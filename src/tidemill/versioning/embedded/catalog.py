@@ -14,7 +14,7 @@ from pyiceberg.io import FileIO
 from pyiceberg.table import CommitTableResponse, Table
 from pyiceberg.table.metadata import TableMetadata
 
-from tidemill.core.errors import not_found
+from tidemill.core.errors import CorruptError, not_found
 from tidemill.ledger.opening import sqlite_path
 from tidemill.ledger.queue import WriteQueue, queue_for
 from tidemill.versioning.embedded import disk, moved
@@ -26,6 +26,9 @@ NAMESPACE = "lake"
 
 _LOCATION = sa.text(
     "SELECT metadata_location FROM iceberg_tables WHERE catalog_name = :catalog AND table_namespace = :namespace AND table_name = :name"
+)
+_GONE = (
+    "the table {name!r} has lost its metadata: {path} is named by the catalog and not there; restore it, or the whole folder, from a backup"
 )
 
 
@@ -78,13 +81,21 @@ class LocalCatalog(SqlCatalog):
 
     def load_table(self, identifier: Any) -> Table:
         name = self.table_name_from(identifier)
-        held = self._held.get(name)
         location = self._location(name)
-        if held is None or held.metadata_location != location:
+        while True:
+            held = self._held.get(name)
+            if held is not None and held.metadata_location == location:
+                return held
             if location is not None:
                 moved.refuse(location, name, self.place)
-            held = self._held[name] = fixed(super().load_table(identifier))
-        return held
+            try:
+                self._held[name] = fixed(super().load_table(identifier))
+            except FileNotFoundError as error:  # a reader that is slow, as a training of low priority is: commits delete old metadata
+                read, location = location, self._location(name)
+                if location == read:
+                    raise CorruptError(_GONE.format(name=name, path=disk.local(str(read)))) from error
+            else:
+                return self._held[name]
 
     def commit(self, table: Table, updates: Sequence[Any], *, durable: bool = True) -> Table:
         """Commit updates and return the table as it is then. Raises pyiceberg's `CommitFailedException` when somebody else was first."""
