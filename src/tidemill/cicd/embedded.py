@@ -142,7 +142,7 @@ def _patch(repository: _Repository, folder: Path) -> bytes:
     _must(_git(here, "add", "-u", "--", ".", env=env))
     # `git add` refuses pathspecs that name an ignored folder, even to exclude it
     untracked = _must(_git(here, "ls-files", "-z", "--others", "--exclude-standard", "--", ".", *outside, f":(exclude){_DATA}", env=env))
-    _must(_git(here, "update-index", "-z", "--add", "--stdin", env=env, stdin=untracked))
+    _must(_git(here, "update-index", "-z", "--add", "--remove", "--stdin", env=env, stdin=untracked))  # some may be gone by now
     compare = ("diff-index", "--cached", "-p", "--binary", "--full-index", "--no-renames", "--no-ext-diff", "--no-textconv")
     return _must(_git(here, *compare, "--src-prefix=a/", "--dst-prefix=b/", "--relative", repository.commit, "--", ".", env=env))
 
@@ -162,14 +162,29 @@ def _restore(repository: _Repository, commit: str, patch: bytes, folder: Path, i
 def _manifest(project: Path, store: Callable[[bytes], str]) -> bytes:
     files: dict[str, tuple[str, int]] = {}
     for path in _code_files(project):
-        digest = store(path.read_bytes())
-        files[path.relative_to(project).as_posix()] = (digest, path.stat().st_mode & 0o777)
+        try:
+            with path.open("rb") as file:
+                body, mode = file.read(), os.fstat(file.fileno()).st_mode
+        except FileNotFoundError:  # deleted since it was listed
+            continue
+        files[path.relative_to(project).as_posix()] = (store(body), mode & 0o777)
     return digests.canonical_json(files)
 
 
 def _code_files(project: Path) -> Iterator[Path]:
-    """Files of a project without Git: all but data, Tidemill's home, environments and caches."""
+    """Files of a project without Git: all but data, homes of Tidemill, environments and caches."""
     for folder, folders, files in os.walk(project):
         at_top = Path(folder) == project
+        if not at_top and _ignores_itself(Path(folder)):
+            folders.clear()
+            continue
         folders[:] = sorted(n for n in folders if n not in _NEVER and not n.endswith("_cache") and not (at_top and n == _DATA))
         yield from (path for name in sorted(files) if (path := Path(folder) / name).is_file())
+
+
+def _ignores_itself(folder: Path) -> bool:
+    """Whether a folder's own `.gitignore` says that nothing in it is code: homes of Tidemill, virtual environments and caches do."""
+    try:
+        return any(line.strip() == "*" for line in (folder / ".gitignore").read_text(encoding="utf-8", errors="replace").splitlines())
+    except OSError:
+        return False

@@ -85,7 +85,7 @@ class Platform:
         root = find_project(Path(project))
         config = load_config(root, overrides, home=home)
         platform = cls(root, config, clock or WallClock())
-        platform.home.mkdir(parents=True, exist_ok=True)
+        _furnish(platform.home)
         if share is not None:
             platform.__dict__.update({name: getattr(share, name) for name in (*SHARED, "definitions")})
         return platform
@@ -440,6 +440,13 @@ class Platform:
             close = getattr(opened, "close", None)
             if callable(close) and opened is not self.clock:
                 close()
+
+
+def _furnish(home: Path) -> None:
+    """Make the home; a new one ignores itself, so that no record of a project's code takes in what is below it."""
+    home.mkdir(parents=True, exist_ok=True)
+    if not any(home.iterdir()):
+        (home / ".gitignore").write_text("# made by Tidemill: none of this is code\n*\n")
 
 
 def _opened(adapter: EntryPoint, setting: str, *given: Any) -> Any:

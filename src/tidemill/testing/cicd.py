@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -133,6 +134,43 @@ class BuilderContract(Contract):
         wanted = content(project)
         del wanted[".venv/pip"]
         assert content(tmp_path / "out") == wanted
+
+    @pytest.mark.parametrize("plain", [True, False])
+    def test_folders_that_ignore_themselves_are_not_code(self, builder: Builder, project: Path, tmp_path: Path, *, plain: bool) -> None:
+        folder = tmp_path / "plain" if plain else project
+        write(
+            folder,
+            definitions_dot_py="a = 2\n",
+            other_home___dot_gitignore="# by a program\n*\n",
+            other_home__lake__t="n",
+            part___dot_gitignore="*.log\n",
+            part__a="y",
+        )
+        builder.checkout(folder, builder.capture(folder), tmp_path / "out")
+        assert not (tmp_path / "out" / "other_home").exists()
+        assert (tmp_path / "out" / "part" / "a").exists()
+
+    def test_files_that_come_and_go_meanwhile(self, builder: Builder, tmp_path: Path) -> None:
+        plain = tmp_path / "plain"
+        write(plain, definitions_dot_py="a = 1\n")
+        stop = threading.Event()
+
+        def churn() -> None:
+            while not stop.is_set():
+                for number in range(50):
+                    (plain / f"temporary-{number}").write_text("x")
+                for number in range(50):
+                    (plain / f"temporary-{number}").unlink()
+
+        churning = threading.Thread(target=churn)
+        churning.start()
+        try:
+            for turn in range(30):
+                builder.checkout(plain, builder.capture(plain), tmp_path / str(turn))
+                assert (tmp_path / str(turn) / "definitions.py").exists()
+        finally:
+            stop.set()
+            churning.join()
 
     def test_equal_code_is_one_state(self, builder: Builder, project: Path) -> None:
         write(project, definitions_dot_py="a = 2\n", fresh_dot_py="f")
