@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext
@@ -166,3 +167,23 @@ def test_logging_out_ends_the_session(browser: Browser, server: tuple[str, str])
     page.open("/data")
     assert "/login" in page.raw.url
     context.close()
+
+
+def test_a_ledger_that_goes_is_said_on_the_open_page_and_pages_come_back_by_themselves(browser: Browser, tmp_path: Path) -> None:
+    with console("sample", tmp_path) as (url, token):
+        context = browser.new_context(viewport={"width": 1280, "height": 800})
+        open_page, other = Page(context, url), Page(context, url)
+        open_page.log_in(token)
+        open_page.raw.wait_for_selector("#live.on")
+        moved = (tmp_path / "ledger.db").rename(tmp_path / "elsewhere")
+        open_page.raw.wait_for_selector("#main > #gone >> text=The ledger does not answer")
+        assert other.open("/services").status == 503
+        assert other.raw.locator("h1").inner_text() == "The ledger does not answer"
+        assert other.raw.locator("text=What to do").is_visible()
+        assert other.raw.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        moved.rename(tmp_path / "ledger.db")
+        open_page.raw.wait_for_selector("#gone", state="detached", timeout=20_000)
+        open_page.raw.wait_for_selector("#live.on")
+        other.raw.wait_for_selector("h1 >> text=flight-delay", timeout=20_000)
+        assert other.foreign == []
+        context.close()

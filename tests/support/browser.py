@@ -35,12 +35,12 @@ def chromium() -> Iterator[Browser]:
 
 
 @contextmanager
-def console(kind: str) -> Iterator[tuple[str, str]]:
-    """A server over the sample year (`sample`) or over nothing (`empty`): its address and an admin's token."""
+def console(kind: str, home: Path | None = None) -> Iterator[tuple[str, str]]:
+    """A server over the sample year (`sample`) or over nothing (`empty`): its address and an admin's token. `home`: where its files are."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "tests.support.console_server", str(port), kind]
+    command = [sys.executable, "-m", "tests.support.console_server", str(port), kind, *([str(home)] if home else [])]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

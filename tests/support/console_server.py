@@ -42,15 +42,17 @@ def home() -> Path:
     return Path(tempfile.mkdtemp(prefix="tidemill-console-"))
 
 
-def main(port: int, kind: str = "sample") -> None:
-    """Serve until killed."""
+def main(port: int, kind: str = "sample", folder: str = "") -> None:
+    """Serve until killed. `folder`: where the sample lives, if somebody else looks after it."""
+    at = Path(folder) if folder else home()
     try:
-        app, token = build(sample(home()) if kind == "sample" else empty(home()))
+        app, token = build(sample(at) if kind == "sample" else empty(at))
         sys.stdout.write(f"{token}\n")
         sys.stdout.flush()
         asyncio.run(Server(app, "127.0.0.1", port, interface=Interfaces.ASGI, log_enabled=False).serve())
     finally:
-        shutil.rmtree(home(), ignore_errors=True)
+        if not folder:
+            shutil.rmtree(at, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from tidemill.api import errors
 from tidemill.api.access import access_of
+from tidemill.api.gone import LedgerGone
 from tidemill.api.limits import LOCAL_HOSTS, MAX_BODY_BYTES, BodyLimit, KnownHosts
 from tidemill.api.needs import Needs, Verify, Why
 from tidemill.api.routes import data, decisions, events, features, loop, models, monitoring, runs
@@ -48,6 +49,7 @@ def build_api(
     app.state.platform = platform
     app.state.verify = verify
     app.state.why = why
+    app.state.gone = LedgerGone(platform)
     errors.install(app)
     app.add_middleware(BodyLimit, limit_bytes=max_body_bytes)
     if origins:

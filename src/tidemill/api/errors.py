@@ -11,15 +11,17 @@ from collections.abc import Callable
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from tidemill.core.errors import ConflictError, InvalidError, NotFoundError, RefusedError, TidemillError, UnavailableError
+from tidemill.core.errors import ConflictError, InvalidError, LedgerGoneError, NotFoundError, RefusedError, TidemillError, UnavailableError
 
 logger = logging.getLogger(__name__)
 
 _HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "1"}}
 ErrorPage = Callable[[Request, int, str, str], Response]
+GonePage = Callable[[Request, LedgerGoneError], Response]
 
 STATUS: tuple[tuple[type[TidemillError], int, str], ...] = (
     (InvalidError, 400, "change the request; the same one will fail again"),
@@ -58,17 +60,26 @@ def answer(status: int, error: str, hint: str) -> JSONResponse:
 
 def _respond(request: Request, status: int, error: str, hint: str) -> Response:
     page: ErrorPage | None = getattr(request.app.state, "error_page", None)
-    if page is not None and not request.url.path.startswith(("/api/", "/healthz", "/static/")):
+    if page is not None and _for_people(request):
         return page(request, status, error, hint)
     return answer(status, error, hint)
 
 
+def _for_people(request: Request) -> bool:
+    return not request.url.path.startswith(("/api/", "/healthz", "/static/"))
+
+
 def install(app: FastAPI) -> None:
-    """Map errors to answers on `app`: JSON, or for the console's paths what `app.state.error_page` draws."""
+    """Map errors to answers on `app`: JSON, or for the console's paths what `app.state.error_page` draws, and `gone_page` while the ledger is gone."""
 
     @app.exception_handler(TidemillError)
     async def _ours(request: Request, error: Exception) -> Response:
         assert isinstance(error, TidemillError)
+        if isinstance(error, LedgerGoneError):
+            request.app.state.gone.state(error)
+            page: GonePage | None = getattr(request.app.state, "gone_page", None)
+            if page is not None and _for_people(request):
+                return await run_in_threadpool(page, request, error)
         return _respond(request, status_of(error)[0], *split(error))
 
     @app.exception_handler(RequestValidationError)

@@ -27,6 +27,7 @@ def build_console(platform: Platform) -> Any:
     """The ASGI application: API and console over one platform."""
     from tidemill.api.app import build_api
     from tidemill.api.limits import LOCAL_HOSTS
+    from tidemill.cli.asked import ModelsAsked
     from tidemill.console.app import mount
     from tidemill.retraining.why import why
     from tidemill.serving import Tokens
@@ -40,7 +41,7 @@ def build_console(platform: Platform) -> Any:
         hosts=hosts,
         origins=config.api.origins,
     )
-    mount(app)
+    mount(app, models=ModelsAsked(platform, *listens(config.serving)))
     return app
 
 

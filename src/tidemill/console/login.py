@@ -37,7 +37,7 @@ def _enter(request: Request, token: str, path: str) -> Response:
 @router.get("/login")
 def form(request: Request) -> Response:
     """Ask for a token."""
-    return page(request, "login.html", "login", wrong=False, next=_ours(request.query_params.get("next", "/")))
+    return _form(request, _ours(request.query_params.get("next", "/")))
 
 
 @router.post("/login")
@@ -48,8 +48,14 @@ async def enter(request: Request) -> Response:
     fields = parse_qs((await request.body()).decode("utf-8", "replace"), max_num_fields=8)
     token, path = fields.get("token", [""])[0].strip(), _ours(fields.get("next", ["/"])[0])
     if not token or request.app.state.verify(token) is None:
-        return page(request, "login.html", "login", code=401, wrong=True, next=path)
+        return _form(request, path, wrong=True)
     return _enter(request, token, path)
+
+
+def _form(request: Request, path: str, *, wrong: bool = False) -> Response:
+    # without the ledger's time, which the form does not show: it opens also while the ledger is gone
+    now_us = platform_of(request).clock.now_us()
+    return page(request, "login.html", "login", code=401 if wrong else 200, wrong=wrong, next=path, now_us=now_us)
 
 
 @router.get("/login/once/{code}")

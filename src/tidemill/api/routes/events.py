@@ -11,6 +11,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
+from tidemill.api.gone import LedgerGone
 from tidemill.api.needs import Needs
 from tidemill.api.queries import events
 from tidemill.api.routes.shared import Limit, Platform
@@ -27,18 +28,28 @@ def _read(platform: Needs, seq: int, limit: int) -> list[dict[str, Any]]:
         return events.behind(db, seq, limit=limit)
 
 
-async def follow(platform: Needs, seq: int, *, poll_s: float = POLL_S, heartbeat_s: float = HEARTBEAT_S) -> AsyncIterator[bytes]:
+async def follow(
+    platform: Needs, seq: int, *, gone: LedgerGone | None = None, poll_s: float = POLL_S, heartbeat_s: float = HEARTBEAT_S
+) -> AsyncIterator[bytes]:
     """Server-sent events behind `seq`, for ever; a comment every `heartbeat_s` of silence keeps proxies from hanging up.
 
-    While the ledger is gone there is silence: the browser's connection stays, and what happened comes once it is back.
+    While the ledger is gone the browser's connection stays, and what happened comes once it is back. An event of the kind `ledger` says that it
+    went, and that it is back.
     """
-    silent = 0.0
+    silent, away = 0.0, False
     yield b"retry: 2000\n\n"
     while True:
         try:
             found = await run_in_threadpool(_read, platform, seq, 200)
-        except LedgerGoneError:
+        except LedgerGoneError as error:
             found = []
+            if not away:
+                away = True
+                yield _about_ledger(since_us=gone.state(error).since_us if gone else platform.clock.now_us())
+        else:
+            if away:
+                away = False
+                yield _about_ledger(since_us=None)
         for item in found:
             seq = item["seq"]
             yield b"id: %d\ndata: %s\n\n" % (seq, msgspec.json.encode(item))
@@ -47,6 +58,10 @@ async def follow(platform: Needs, seq: int, *, poll_s: float = POLL_S, heartbeat
             silent = 0.0
             yield b": still here\n\n"
         await asyncio.sleep(poll_s)
+
+
+def _about_ledger(*, since_us: int | None) -> bytes:
+    return b"event: ledger\ndata: %s\n\n" % msgspec.json.encode({"gone_since_us": since_us})
 
 
 @router.get("/events", response_model=None)
@@ -59,7 +74,7 @@ async def stream(request: Request, platform: Platform, after: Annotated[int | No
     if seq is None:
         seq = await run_in_threadpool(_newest, platform)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(follow(platform, seq), media_type="text/event-stream", headers=headers)
+    return StreamingResponse(follow(platform, seq, gone=request.app.state.gone), media_type="text/event-stream", headers=headers)
 
 
 def _newest(platform: Needs) -> int:

@@ -44,20 +44,45 @@ async function refresh() {
   }
 }
 
+function sayGone(gone) {
+  const before = document.getElementById("gone");
+  if (!gone) { before?.remove(); return; }
+  if (before) return;
+  const said = document.createElement("div"), text = document.createElement("p"), link = document.createElement("a");
+  said.id = "gone"; said.className = "notice bad"; said.setAttribute("role", "alert");
+  link.href = window.location.href; link.textContent = "What goes on, and what to do";
+  text.append("The ledger does not answer. This page shows what was known before. ", link);
+  said.append(text);
+  document.getElementById("main").prepend(said);
+}
+
 function startLive() {
   const dot = document.getElementById("live");
-  if (!dot) return;
+  if (!dot || document.getElementById("gone")) return; // the page of a ledger that is gone asks for itself again
   const parts = document.querySelectorAll("[data-live]").length > 0;
-  const source = new EventSource("/api/v1/events");
-  let due = 0;
   const say = (on, text) => { dot.classList.toggle("on", on); dot.nextElementSibling.textContent = text; };
-  source.onopen = () => say(true, "live");
-  source.onerror = () => say(false, "reconnecting");
-  source.onmessage = (message) => {
+  let source = null, due = 0;
+  const onmessage = (message) => {
     const event = JSON.parse(message.data);
     if (parts && !due) due = window.setTimeout(async () => { due = 0; await refresh().catch(() => {}); pulse(event.kind); }, 1500);
     pulse(event.kind);
   };
+  const listen = () => {
+    source = new EventSource("/api/v1/events");
+    source.onopen = () => say(true, "live");
+    source.onmessage = onmessage;
+    source.onerror = () => {
+      say(false, "reconnecting");
+      if (source.readyState === EventSource.CLOSED) window.setTimeout(listen, 5000); // a browser goes on by itself unless it was refused
+    };
+    source.addEventListener("ledger", (message) => {
+      const gone = JSON.parse(message.data).gone_since_us !== null;
+      say(!gone, gone ? "the ledger is gone" : "live");
+      sayGone(gone);
+      if (!gone && parts) refresh().catch(() => {});
+    });
+  };
+  listen();
   window.addEventListener("pagehide", () => source.close());
 }
 
