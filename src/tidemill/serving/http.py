@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 JSON = [("content-type", "application/json")]
 CLOSING = [*JSON, ("connection", "close")]
 RETRY = ("retry-after", "1")
+CHALLENGE = ("www-authenticate", 'Bearer realm="tidemill"')
 LATER = frozenset({429, 503})
 """Statuses of requests that may be sent again."""
 OPEN_METRICS = [("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")]
@@ -46,7 +48,11 @@ class NotAcceptableError(InvalidError):
 
 
 class MethodError(InvalidError):
-    """The path exists, for another method."""
+    """The path exists, for other methods."""
+
+    def __init__(self, reason: str, allowed: Sequence[str]) -> None:
+        super().__init__(reason)
+        self.allowed = (*allowed, "HEAD") if "GET" in allowed else tuple(allowed)
 
 
 _STATUS: tuple[tuple[type[TidemillError], int], ...] = (
@@ -153,7 +159,16 @@ def failure(error: BaseException) -> tuple[int, bytes]:
 def headers_of(status: int, *, closing: bool = False) -> list[tuple[str, str]]:
     """Headers of a JSON answer; what was refused for now says when to ask again."""
     headers = CLOSING if closing else JSON
+    if status == 401:
+        return [*headers, CHALLENGE]
     return [*headers, RETRY] if status in LATER else headers
+
+
+def told_to(error: BaseException, status: int) -> list[tuple[str, str]]:
+    """Headers that an error of this status has to have, whatever the protocol."""
+    if isinstance(error, MethodError):
+        return [("allow", ", ".join(error.allowed))]
+    return [CHALLENGE] if status == 401 else [RETRY] if status in LATER else []
 
 
 async def read_body(length: str | None, http: Http, limit: int) -> bytes:

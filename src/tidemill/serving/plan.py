@@ -213,7 +213,10 @@ def _time(name: str, value: Any) -> np.datetime64:
     if isinstance(value, datetime):
         return np.datetime64(to_us(value), "us")
     if isinstance(value, str):
-        return np.datetime64(parse_instant(value), "us")
+        try:
+            return np.datetime64(parse_instant(value), "us")
+        except InvalidError as error:
+            raise InvalidError(f"column {name!r}: {error}") from error
     if isinstance(value, int) and not isinstance(value, bool):
         return np.datetime64(value, "us")
     raise InvalidError(f"column {name!r} is a time: send ISO 8601 text or integer microseconds, not {type(value).__name__}")

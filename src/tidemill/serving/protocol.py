@@ -179,8 +179,7 @@ def read(body: bytes, plan: Plan, *, max_rows: int, make_id: Any) -> Call:
         make_id: called for an id when the request brings none.
 
     Raises:
-        InvalidError: malformed JSON, a wrong type, shape or value; says where.
-        NotFoundError: an input or output that the service does not have.
+        InvalidError: malformed JSON, a wrong type, shape or value, an input or output that the service does not have; says where.
     """
     return understood(decoded(body), plan, max_rows=max_rows, make_id=make_id)
 
@@ -212,17 +211,30 @@ def decoded(body: bytes) -> Request:
         return _flat(body)
     except msgspec.ValidationError as error:
         if b"[[" not in body and b"[ [" not in body:
-            raise InvalidError(f"the request does not follow the protocol: {error}") from error
+            raise InvalidError(f"the request does not follow the protocol: {error}{_hint(error)}") from error
         try:
             return _flattened(_nested(body))
         except (msgspec.DecodeError, RecursionError):
-            raise InvalidError(f"the request does not follow the protocol: {error}") from error
+            raise InvalidError(f"the request does not follow the protocol: {error}{_hint(error)}") from error
     except msgspec.DecodeError as error:
-        raise InvalidError(f"the body is not JSON: {error} (NaN and Infinity are not JSON; send null for a missing value)") from error
+        raise InvalidError(no_json(body, error)) from error
     except UnicodeDecodeError as error:
         raise InvalidError(f"the body is not UTF-8: {error.reason}") from error
     except RecursionError as error:
         raise InvalidError("the body is nested too deep") from error
+
+
+def _hint(error: msgspec.ValidationError) -> str:
+    return f"; known datatypes: {', '.join(TENSORS)}" if str(error).endswith(".datatype`") else ""
+
+
+def no_json(body: bytes, error: Exception) -> str:
+    """Why a body is no JSON, and what to send in the place of what is not."""
+    if not body.strip():
+        return "the body is empty; send JSON"
+    constant = next((name for name in (b"NaN", b"Infinity") if name in body), None)
+    more = " (NaN and Infinity are not JSON; send null for a missing value)" if constant else ""
+    return f"the body is not JSON: {error}{more}"
 
 
 def _flattened(request: Any) -> Request:
@@ -251,7 +263,7 @@ def _wanted(request: Request) -> frozenset[str] | None:
         return None
     for output in request.outputs:
         if output.name not in OUTPUTS:
-            raise not_found("output", output.name, OUTPUTS)
+            raise InvalidError(str(not_found("output", output.name, OUTPUTS)))
     return frozenset(output.name for output in request.outputs)
 
 
@@ -281,7 +293,7 @@ def _columns(tensors: Sequence[Any], rows: int, plan: Plan, call: Call) -> None:
     for tensor in tensors:
         name, data = tensor.name, tensor.data
         if name not in known:
-            raise not_found(f"input of {plan.service.name}", name, known)
+            raise InvalidError(str(not_found(f"input of {plan.service.name}", name, known)))
         if name in columns:
             raise InvalidError(f"input {name!r} comes twice")
         if tensor.shape not in ([rows], [rows, 1]) or len(data) != rows:

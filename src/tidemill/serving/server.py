@@ -25,8 +25,7 @@ from tidemill.serving.feast.routes import openapi as feature_openapi
 from tidemill.serving.graph.endpoint import GraphEndpoint
 from tidemill.serving.graph.scorer import GraphScorer
 from tidemill.serving.http import (
-    LATER,
-    RETRY,
+    JSON,
     Http,
     MethodError,
     Reply,
@@ -37,6 +36,7 @@ from tidemill.serving.http import (
     problem,
     read_body,
     secret_of,
+    told_to,
 )
 from tidemill.serving.pages import Pages, reply
 from tidemill.serving.ports import PredictionLog
@@ -351,7 +351,7 @@ class ModelServer:
         except Exception as error:  # noqa: BLE001 - the boundary of the process: every error becomes an answer
             found = None
             status, body = failure(error)
-            headers = headers_of(status)
+            headers = [*JSON, *told_to(error, status)]
         if found is not None:
             status, headers, body = await self._answer(scope, http, found)
         http.response_bytes(status, [*headers, ("connection", "close")] if self.stopping else headers, body)
@@ -362,7 +362,7 @@ class ModelServer:
 
     async def _page(self, scope: Any, path: str, page: Callable[[], Reply]) -> Reply:
         if scope.method not in ("GET", "HEAD"):
-            raise MethodError(f"{path} is read with GET")
+            raise MethodError(f"{path} is read with GET", ["GET"])
         if path not in _OPEN:
             self._authorise(scope, "read")
         if path != "/metrics":
@@ -406,8 +406,8 @@ class ModelServer:
         except Exception as error:  # noqa: BLE001 - the boundary of the process: every error becomes an answer
             status, reason = problem(error)
             answer = found.protocol.failure(status, reason)
-            if status in LATER:
-                answer = (answer[0], [*answer[1], RETRY], answer[2])
+            if more := told_to(error, status):
+                answer = (answer[0], [*answer[1], *more], answer[2])
             if counts is not None:
                 counts.errors[status] += 1
             return counts is not None, answer

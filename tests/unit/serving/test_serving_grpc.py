@@ -170,8 +170,8 @@ BAD: dict[str, tuple[dict[str, Any], Any, str]] = {
     "no model": ({}, Code.NOT_FOUND, "no model named ''"),
     "no inputs": ({"model_name": "late"}, Code.INVALID_ARGUMENT, "inputs is empty"),
     "unknown version": (typed(FULL, model_version="7"), Code.NOT_FOUND, "'7'"),
-    "unknown column": (typed(FULL | {"wind": 1.0}), Code.NOT_FOUND, "'wind'"),
-    "unknown output": (typed(FULL, outputs=[message("InferRequestedOutputTensor")(name="x")]), Code.NOT_FOUND, "'x'"),
+    "unknown column": (typed(FULL | {"wind": 1.0}), Code.INVALID_ARGUMENT, "'wind'"),
+    "unknown output": (typed(FULL, outputs=[message("InferRequestedOutputTensor")(name="x")]), Code.INVALID_ARGUMENT, "'x'"),
     "a key is missing": (typed({"origin": "JFK"}), Code.INVALID_ARGUMENT, "lacks 'carrier'"),
     "infinite": (typed(FULL | {"gust": float("inf")}), Code.INVALID_ARGUMENT, "'gust' has an infinite value"),
     "not utf-8": (contents("carrier", "BYTES", [1], bytes_contents=[b"\xff"]), Code.INVALID_ARGUMENT, "'carrier' has a text"),
@@ -207,7 +207,7 @@ def test_bad_requests(stack: Stack) -> None:
         assert got[name][0] is code, (name, got[name])
         assert reason in got[name][1], name
     assert list(stack.log.read("late")) == []
-    assert got["errors"] == {400: 17, 404: 3}
+    assert got["errors"] == {400: 19, 404: 1}
 
 
 @pytest.mark.parametrize("method", ["ModelInfer", "ModelReady", "ModelMetadata", "RepositoryIndex", "RepositoryModelLoad"])

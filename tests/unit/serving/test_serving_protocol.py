@@ -89,7 +89,7 @@ def test_one_matrix(stack: Stack, sent: bytes) -> None:
 
 DEEP = b"[" * 100_000 + b"]" * 100_000
 MALFORMED: dict[str, tuple[bytes, int, str]] = {
-    "empty": (b"", 400, "not JSON"),
+    "empty": (b"", 400, "the body is empty"),
     "not json": (b"hello", 400, "not JSON"),
     "truncated": (body(FULL)[:-5], 400, "not JSON"),
     "trailing": (body(FULL) + b"x", 400, "not JSON"),
@@ -104,7 +104,7 @@ MALFORMED: dict[str, tuple[bytes, int, str]] = {
     "deep parameters": (b'{"parameters":{"a":' + DEEP + b'},"inputs":[]}', 400, "too deep"),
     "not utf-8": (body(FULL, id="ID").replace(b"ID", b"\xff\xfe"), 400, "UTF-8"),
     "utf-16": (body(FULL).decode().encode("utf-16"), 400, "not JSON"),
-    "bad datatype": (matrix([1, 5], NUMBERS, "FP99"), 400, "FP99"),
+    "bad datatype": (matrix([1, 5], NUMBERS, "FP99"), 400, "known datatypes: FP64"),
     "no datatype": (b'{"inputs":[{"name":"x","shape":[1,5],"data":[1,2,3,4,5]}]}', 400, "datatype"),
     "text as number": (matrix([1, 5], ["a"] * 5), 400, "inputs[0].data[0]"),
     "number as text": (matrix([1, 5], NUMBERS, "BYTES"), 400, "inputs[0].data[0]"),
@@ -119,13 +119,16 @@ MALFORMED: dict[str, tuple[bytes, int, str]] = {
     "negative rows": (matrix([-1, 5], []), 400, "at least 1"),
     "no shape": (matrix([], NUMBERS), 400, "at least 1"),
     "too many rows": (matrix([10_001, 5], []), 400, "10000 at most"),
-    "unknown column": (body(FULL | {"sky__wing": 1.0}), 404, "did you mean 'sky__wind'"),
+    "unknown column": (body(FULL | {"sky__wing": 1.0}), 400, "did you mean 'sky__wind'"),
     "twice": (json.dumps({"inputs": tensors(FULL) + tensors({"hour": 1.0})}).encode(), 400, "'hour' comes twice"),
     "uneven": (json.dumps({"inputs": tensors(FULL, 2)[:1] + tensors(FULL, 1)[1:]}).encode(), 400, "'sky__cover' has shape [1]"),
     "missing column": (body({"origin": "JFK"}), 400, "'carrier', 'scheduled_at', 'factor'"),
     "a text for a number": (body(FULL | {"hour": "late"}), 400, "'hour' takes numbers"),
-    "no time": (body(LOOKUP | {"scheduled_at": "tomorrow"}), 400, "ISO 8601"),
-    "unknown output": (body(FULL, outputs=[{"name": "scores"}]), 404, "did you mean 'score'"),
+    "a number as text": (body(FULL | {"hour": "17"}), 400, "'hour' takes numbers, not texts (row 0)"),
+    "an infinite number as text": (body(FULL | {"hour": "inf"}), 400, "'hour' takes numbers, not texts"),
+    "no time": (body(LOOKUP | {"scheduled_at": "tomorrow"}), 400, "column 'scheduled_at': 'tomorrow' is not an ISO 8601 time"),
+    "nothing": (b" ", 400, "the body is empty"),
+    "unknown output": (body(FULL, outputs=[{"name": "scores"}]), 400, "did you mean 'score'"),
     "long id": (body(FULL, id="x" * 201), 400, "200 at most"),
     "id of another kind": (body(FULL, id=7), 400, "Expected `str`"),
     "null key": (

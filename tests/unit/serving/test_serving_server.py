@@ -112,6 +112,8 @@ def test_what_is_not_there(stack: Stack, method: str, path: str, status: int, re
     got: Reply = run(stack, lambda local: local.ask(method, path, body(FULL)))
     assert got.status == status
     assert reason in got.json()["error"]
+    allowed = {"POST": "POST", "GET": "GET, HEAD"}.get(reason) if status == 405 else None
+    assert dict(got.headers).get("allow") == allowed
 
 
 def test_tokens_are_demanded_but_for_health(stack: Stack) -> None:
@@ -130,6 +132,8 @@ def test_tokens_are_demanded_but_for_health(stack: Stack) -> None:
         assert [(await local.ask("GET", p)).status for p in ("/v2/health/live", "/v2/health/ready", "/v2/health")] == [200] * 3
         wrong = [{}, {"authorization": "Bearer tm_wrong"}, {"authorization": viewer}, {"authorization": "Bearer "}]
         assert [await statuses(**headers) for headers in wrong] == [(401, 401, 401, 401)] * 4
+        refused = [await local.infer(body(FULL)), await local.ask("GET", "/metrics"), await local.ask("POST", "/invocations", b"{}")]
+        assert [dict(r.headers).get("www-authenticate") for r in refused] == ['Bearer realm="tidemill"'] * 3
         return [await statuses(authorization=f"Bearer {secret}") for secret in (viewer, scientist, stack.tokens.make("m", "ml-engineer"))]
 
     async def go() -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -94,26 +95,29 @@ class TabularModel(LoadedModel):
     def matrix(self, rows: Sequence[Sequence[Any]]) -> npt.NDArray[np.float64]:
         """The rows as the model sees them, shape (n, features)."""
         try:
-            if not self._codes:
-                x = np.array(rows, dtype=np.float64)
-            else:
-                coded = [list(row) for row in rows]
+            plain: Any = rows
+            if self._codes:
+                plain = [list(row) for row in rows]
                 for i, codes in self._codes:
-                    for row in coded:
+                    for row in plain:
                         row[i] = codes.get(row[i], -1.0)
-                x = np.array(coded, dtype=np.float64)
+            x = np.array(plain, dtype=np.float64)
+            has_texts = str in set(map(type, chain.from_iterable(plain)))  # NumPy reads "3.2", and "inf", as numbers
         except (TypeError, ValueError) as error:
             raise self._wrong(rows) from error
+        if has_texts:
+            raise self._wrong(rows)
         return x.reshape(len(rows), len(self.features))
 
     def _wrong(self, rows: Sequence[Sequence[Any]]) -> InvalidError:
         coded = {i for i, _codes in self._codes}
-        for row in rows:
+        for n, row in enumerate(rows):
             if len(row) != len(self.features):
                 return InvalidError(f"a row has {len(row)} values where the model takes {len(self.features)}: {', '.join(self.features)}")
             for i, value in enumerate(row):
                 if i not in coded and value is not None and not isinstance(value, int | float | np.number):
-                    return InvalidError(f"column {self.features[i]!r} takes numbers, not {type(value).__name__}")
+                    kind = "texts" if isinstance(value, str) else type(value).__name__
+                    return InvalidError(f"column {self.features[i]!r} takes numbers, not {kind} (row {n}); send a number, or null")
         return InvalidError("rows must be sequences of numbers, texts and None")
 
 

@@ -17,7 +17,7 @@ from tidemill.serving.admission import TIMEOUT_HEADER, limit, seconds_given, wit
 from tidemill.serving.feast.answer import Asked, OnlineRequest, Reader
 from tidemill.serving.feast.compile import MissingError
 from tidemill.serving.feast.push import Pusher, PushRequest, WriteRequest
-from tidemill.serving.http import CLOSING, JSON, Http, MethodError, Settings, failure, read_body
+from tidemill.serving.http import CLOSING, JSON, Http, MethodError, Settings, failure, read_body, told_to
 from tidemill.serving.metrics import ServiceMetrics
 from tidemill.serving.tokens import Action
 
@@ -57,15 +57,16 @@ class FeatureRoutes:
         """Answer one request of a path in `at`."""
         started = perf_counter()
         self.metrics.requests += 1
-        status = 200
+        status, headers = 200, CLOSING if closing else JSON
         try:
             body = await self.at[scope.path](scope, http, authorise)
         except Exception as error:  # noqa: BLE001 - the boundary of the process: every error becomes an answer
             status, body = failure(error)
+            headers = [*headers, *told_to(error, status)]
             if isinstance(error, MissingError):
                 body = _detail(error)
             self.metrics.errors[status] += 1
-        http.response_bytes(status, CLOSING if closing else JSON, body)
+        http.response_bytes(status, headers, body)
         self.metrics.latency.observe(perf_counter() - started)
 
     @staticmethod
@@ -135,17 +136,17 @@ class FeatureRoutes:
 
     async def _health(self, scope: Any, _http: Http, _authorise: Authorise) -> bytes:
         if scope.method not in ("GET", "HEAD"):
-            raise MethodError("/health is read with GET")
+            raise MethodError("/health is read with GET", ["GET"])
         return b""
 
     async def _openapi(self, scope: Any, _http: Http, _authorise: Authorise) -> bytes:
         if scope.method not in ("GET", "HEAD"):
-            raise MethodError("/openapi.json is read with GET")
+            raise MethodError("/openapi.json is read with GET", ["GET"])
         return msgspec.json.encode(openapi())
 
     async def _body(self, scope: Any, http: Http) -> bytes:
         if scope.method != "POST":
-            raise MethodError(f"{scope.path} takes POST")
+            raise MethodError(f"{scope.path} takes POST", ["POST"])
         return await read_body(scope.headers.get("content-length"), http, self._settings.max_body_bytes)
 
     def _in_thread(self, function: Callable[..., T], *args: Any) -> asyncio.Future[T]:

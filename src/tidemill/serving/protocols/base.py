@@ -232,7 +232,7 @@ class Router:
         if not methods:
             raise NotFoundError(f"nothing is at {path}; /openapi.json lists what is, the Open Inference Protocol is under /v2")
         if wanted not in methods:
-            raise MethodError(f"{path} takes {' and '.join(sorted(methods))}")
+            raise MethodError(f"{path} takes {' and '.join(sorted(methods))}", sorted(methods))
         return methods[wanted]
 
 

@@ -48,7 +48,7 @@ def json_object(body: bytes, *, nan: bool = False) -> dict[str, Any]:
         value = _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         if not nan or b"NaN" not in body:
-            raise InvalidError(f"the body is not JSON: {error} (NaN and Infinity are not JSON; send null for a missing value)") from error
+            raise InvalidError(protocol.no_json(body, error)) from error
         value = _with_nan(body)
     except RecursionError as error:
         raise InvalidError("the body is nested too deep") from error
@@ -170,15 +170,16 @@ def of_rows(plan: Plan, rows: Sequence[Any], name: str, max_rows: int, where: st
     for i, row in enumerate(rows):
         values = row if isinstance(row, list) else [row]
         if len(values) != len(wanted):
-            raise InvalidError(f"{where}[{i}] has {len(values)} values; {plan.service.name} takes {len(wanted)}: {', '.join(wanted)}")
+            takes = "the columns are" if columns is not None else f"{plan.service.name} takes"
+            raise InvalidError(f"{where}[{i}] has {len(values)} values; {takes} {len(wanted)}: {', '.join(wanted)}")
     table = [row if isinstance(row, list) else [row] for row in rows]
     return of_columns(plan, {c: [row[j] for row in table] for j, c in enumerate(wanted)}, name, max_rows, where)
 
 
 def of_instances(plan: Plan, instances: Any, name: str, max_rows: int, where: str = "instances") -> Call:
     """A call from a list of rows: objects, lists, scalars (for a model of one input), or objects with a list `features`."""
-    if not isinstance(instances, list) or not instances:
-        raise InvalidError(f"{where} must be a list of at least one row, not {_kind(instances)}")
+    if not listed(instances, where):
+        raise InvalidError(f"{where} is empty; send at least one row")
     single = list(instances[0]) == ["b64"] and "b64" not in plan.known if isinstance(instances[0], dict) else True
     if single:
         return of_rows(plan, instances, name, max_rows, where)
@@ -189,7 +190,7 @@ def of_instances(plan: Plan, instances: Any, name: str, max_rows: int, where: st
 
 
 def of_csv(plan: Plan, text: str, name: str, max_rows: int, texts: frozenset[str], *, header: bool | None = None) -> Call:
-    """A call from CSV. The first line is a header when `header` says so, or, with None, when it consists of the service's columns.
+    """A call from CSV. The first line is a header when `header` says so, or, with None, when it names a column of the service and no number.
 
     Cells are numbers except in the columns `texts`; an empty cell is null.
     """
@@ -199,13 +200,21 @@ def of_csv(plan: Plan, text: str, name: str, max_rows: int, texts: frozenset[str
         raise InvalidError(f"the body is not CSV: {error}") from error
     if not lines:
         raise InvalidError("the body is empty; send at least one line of CSV")
-    if header if header is not None else set(lines[0]) <= plan.known:
+    if header if header is not None else plan.known.intersection(lines[0]) and not any(map(_is_number, lines[0])):
         names, lines = lines[0], lines[1:]
     else:
         names = list(plan.columns)
     texts |= {plan.service.key}
     rows = [[_cell(cell, c in texts) for cell, c in zip(line, names, strict=False)] + line[len(names) :] for line in lines]
     return of_rows(plan, rows, name, max_rows, "csv", names)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
 
 
 def _cell(cell: str, text: bool) -> Any:
