@@ -188,9 +188,12 @@ def _ahead(platform: Platform) -> None:
 
 async def _serve(app: Any, host: str, port: int, tls: Mapping[str, Any]) -> None:
     from granian.constants import Interfaces
+    from granian.log import LogLevels
     from granian.server.embed import Server
 
-    server = Server(app, address=host, port=port, interface=Interfaces.ASGI, log_access=False, **tls)
+    # its own records go the way of all others, or lines of another shape stood among JSON
+    logs = {"loggers": {"_granian": {"propagate": True}}}
+    server = Server(app, address=host, port=port, interface=Interfaces.ASGI, log_level=LogLevels.error, log_dictconfig=logs, **tls)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -243,6 +246,9 @@ def models() -> Any:
 
 def features() -> Any:
     """The feature server of the same project."""
+    from tidemill.cli.logs import write_logs
     from tidemill.platform.root import Platform
 
-    return build_features(Platform.open(Path(os.environ[PROJECT]), json.loads(os.environ[OVERRIDES])))
+    platform = Platform.open(Path(os.environ[PROJECT]), json.loads(os.environ[OVERRIDES]))
+    write_logs(platform.config)
+    return build_features(platform)

@@ -270,7 +270,10 @@ class ModelServer:
             body = await read_body(scope.headers.get("content-length"), http, self.settings.max_body_bytes)
             if b"binary_data" in body or b'"explain"' in body or body[:1] != b"{":
                 asked = Asked(scope.method, scope.path, scope.headers, body, self.host, started, endpoint, trace=trace)
-                status, headers, body = await oip.infer(asked)
+                try:
+                    status, headers, body = await oip.infer(asked)
+                finally:
+                    of = asked.asked_as
             else:
                 call = protocol.read(body, endpoint.scorer.plan, max_rows=self.settings.max_rows, make_id=_new_id)
                 of, call.trace = call.id, trace

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from tidemill.serving.graph.bind import GraphModel
 from tidemill.serving.graph.frame import Base
 from tidemill.serving.graph.nodes import Walk
 from tidemill.serving.graph.patience import Patience
+from tidemill.serving.graph.threads import Threads, Together
 from tidemill.serving.node_errors import NodeError, NodeTimeoutError
 from tidemill.serving.sticky import share_of
 
@@ -206,6 +208,91 @@ def test_a_node_that_takes_too_long_is_left_behind(tmp_path: Path) -> None:
             made(tmp_path / "b", tm.sequence(NEAR, slow)).answers({})
     finally:
         gate.set()
+
+
+class Waits:
+    """Functions that wait: first a while, later for each other, which ends only when they are asked at once."""
+
+    def __init__(self, members: int) -> None:
+        self.meet = threading.Barrier(members)
+        self.meets = False
+        self.storm = ""
+
+    def __call__(self, name: str) -> Any:
+        def member(sky__wind: Any) -> Any:
+            if self.meets:
+                self.meet.wait(20)
+            else:
+                time.sleep(0.01)
+            if self.storm and name >= self.storm:
+                raise RuntimeError("secret")
+            return sky__wind / 100
+
+        return tm.function(member, name=name)
+
+
+def test_members_that_wait_are_asked_at_once_and_named_in_their_order(tmp_path: Path) -> None:
+    waits = Waits(3)
+    stack = made(tmp_path, tm.ensemble(waits("a"), tm.sequence(waits("b"), NEAR), tm.ensemble(waits("c"), FAR, name="inner")))
+    scorer = stack.ready()
+    (alone,) = stack.answers({}, scorer=scorer)
+    waits.meets = True
+    (answer,) = stack.answers({}, scorer=scorer)
+    assert (answer.score, route(answer)) == (alone.score, route(alone))
+    assert [v.node for v in answer.route[1:]] == ["a", "b", "near", "c", "far"]
+    spent = {s.node: s for s in scorer.spent()}
+    assert set(spent) == {"a", "b", "near", "c", "far", "inner", "ensemble"}
+    assert spent["b"].start < spent["a"].end, "their spans overlap"
+    assert all(spent["ensemble"].start <= s.start <= s.end <= spent["ensemble"].end for s in spent.values())
+    waits.storm = "b"
+    with pytest.raises(NodeError, match="node 'b'"):
+        stack.answers({}, scorer=scorer)
+
+
+def test_members_that_wait_may_fail_at_once_too(tmp_path: Path) -> None:
+    waits = Waits(2)
+    stack = made(tmp_path, tm.ensemble(waits("a"), waits("b"), quorum=1))
+    scorer = stack.ready()
+    stack.answers({}, scorer=scorer)
+    waits.meets, waits.storm = True, "b"
+    (answer,) = stack.answers({}, scorer=scorer)
+    assert (answer.score, route(answer)[-1]) == (pytest.approx(0.03), ("b", "", "failed"))
+
+
+def test_members_that_compute_stay_in_one_thread(tmp_path: Path) -> None:
+    threads: set[int] = set()
+
+    def busy(sky__wind: Any) -> Any:
+        threads.add(threading.get_ident())
+        until = time.thread_time() + 0.005
+        while time.thread_time() < until:
+            pass
+        return sky__wind
+
+    stack = made(tmp_path, tm.ensemble(*(tm.function(busy, name=name) for name in "ab")))
+    scorer = stack.ready()
+    (together,) = [node.together for node in [scorer.lineup.models[next(iter(scorer.lineup.models))]._root]]  # type: ignore[attr-defined]
+    for _ in range(3):
+        stack.answers({}, scorer=scorer)
+    walls, computed = zip(*together._spent, strict=True)
+    if sum(walls) - sum(computed) < 0.0005:  # else the machine itself kept them waiting
+        assert threads == {threading.get_ident()}
+
+
+def test_calls_at_once_end_also_where_no_thread_is_free() -> None:
+    threads = Threads(1)
+    inner, outer = Together(threads, 2), Together(threads, 2)
+
+    def slow() -> int:
+        time.sleep(0.01)
+        return 1
+
+    def nested() -> int:
+        return sum(inner.run([slow, slow]))
+
+    for _ in range(3):
+        assert outer.run([nested, nested]) == [2, 2]
+    assert min(inner.saves_s, outer.saves_s) > 0.001
 
 
 def test_the_own_model_is_what_the_rollout_moves(tmp_path: Path) -> None:

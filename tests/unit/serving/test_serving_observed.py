@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import struct
 import threading
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -257,17 +258,23 @@ def test_a_log_line_is_json_with_the_predictions_id(stack: Stack) -> None:
         async with local:
             await local.infer(body(FULL, id="one"))
             await local.infer(b'{"inputs": []}')
+            raw = struct.pack("<d", 1.0)
+            binary = [{"name": n, "datatype": "FP64", "shape": [1], "parameters": {"binary_data_size": 8}} for n in ("sky__wind",)]
+            plain = [t for t in tensors(FULL) if t["name"] != "sky__wind"]
+            head = json.dumps({"id": "two", "inputs": [*plain, *binary]}).encode()
+            await local.infer(head + raw, **{"inference-header-content-length": str(len(head))})
             await local.ask("POST", "/v1/models/late:predict", json.dumps({"instances": [FULL]}).encode(), 1, **{ID: "three"})
 
     try:
         asyncio.run(script())
     finally:
         logger.removeHandler(handler)
-    first, second, third = map(json.loads, lines)
+    first, second, binary, third = map(json.loads, lines)
     assert (first["event"], first["prediction"], first["service"], first["status"]) == ("predicted", "one", "late", 200)
     assert first["ms"] > 0
     assert first["at"].endswith("Z")
     assert second["status"] == 400
+    assert (binary["prediction"], binary["status"]) == ("two", 200)
     assert (third["prediction"], third["protocol"], third["status"]) == ("three", "TensorFlow Serving", 200)
 
 

@@ -29,6 +29,7 @@ from tidemill.serving.graph.nodes import (
     leaf_visit,
 )
 from tidemill.serving.graph.patience import Patience
+from tidemill.serving.graph.threads import Together
 from tidemill.serving.node_errors import NodeError
 from tidemill.serving.ports import LoadedModel, Matrix, Visit
 
@@ -69,7 +70,8 @@ class _Binder:
             return BoundSwitch(self.service, node, inside, node.gives, tuple(value for value, _node in node.cases), node.reads)
         if isinstance(node, SplitterNode):
             return BoundSplitter(self.service, node, inside, node.gives, np.cumsum(node.weights))
-        return BoundEnsemble(self.service, node, inside, node.gives, node.reads)
+        together = Together(self.patience.beside, len(inside))
+        return BoundEnsemble(self.service, node, inside, node.gives, node.reads, together)
 
     def _model(self, node: ModelNode, there: Mapping[str, bool]) -> Bound:
         if node.name not in self.models:

@@ -10,6 +10,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from time import perf_counter_ns
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from tidemill.core.graphs import EnsembleNode, FunctionNode, ModelNode, Splitter
 from tidemill.core.instants import SECOND_US
 from tidemill.serving.graph.frame import Array, Frame, Places, column_of
 from tidemill.serving.graph.patience import Patience, TooLate
+from tidemill.serving.graph.threads import Together
 from tidemill.serving.node_errors import FAILURES, NodeError, NodeTimeoutError, NodeUnavailableError
 from tidemill.serving.ports import LoadedModel, Visit
 from tidemill.serving.sticky import share_of
@@ -47,6 +49,16 @@ class Walk:
     keys: Callable[[str], Sequence[str]]
     spent: list[Spent] = field(default_factory=list)
     said: dict[str, tuple[Array, ...]] | None = None
+
+    def apart(self) -> Walk:
+        """One that somebody else goes, at the same time."""
+        return Walk(self.keys, [], None if self.said is None else {})
+
+    def joined(self, other: Walk) -> None:
+        """Take over what was spent and said there."""
+        self.spent += other.spent
+        if self.said is not None and other.said is not None:
+            self.said |= other.said
 
 
 class Answer(NamedTuple):
@@ -287,9 +299,10 @@ class BoundSplitter(BoundComposition):
 
 @dataclass(slots=True)
 class BoundEnsemble(BoundComposition):
-    """All nodes, and one answer of theirs."""
+    """All nodes, and one answer of theirs. Members that wait are asked at once."""
 
     reads: tuple[str, ...]
+    together: Together
 
     def _run(self, frame: Frame, walk: Walk) -> Answer:
         definition = self.definition
@@ -297,14 +310,15 @@ class BoundEnsemble(BoundComposition):
         values, visits = [], list[Any]()
         failed = np.zeros((len(self.nodes), frame.size), dtype=bool)
         last: Exception | None = None
-        for i, node in enumerate(self.nodes):
-            if definition.quorum == len(self.nodes):
-                answer = node.run(frame, walk)
-                column = answer.columns[0]
-            else:
-                column, error = np.full(frame.size, np.nan), None
-                answer, error = self._as_far_as_it_goes(node, frame, walk, column, np.arange(frame.size), failed[i])
-                last = error or last
+        walks = [walk.apart() for _node in self.nodes]
+        asked = [partial(self._member, node, frame, walks[i], failed[i]) for i, node in enumerate(self.nodes)]
+        try:
+            answered = self.together.run(asked)
+        finally:
+            for gone in walks:
+                walk.joined(gone)
+        for node, (answer, column, error) in zip(self.nodes, answered, strict=True):
+            last = error or last
             if column.dtype == object:
                 raise NodeError(self.service, definition.name, f"its member {node.gives[0]!r} gave texts")
             values.append(column)
@@ -312,6 +326,17 @@ class BoundEnsemble(BoundComposition):
         if last is not None and ((~failed).sum(axis=0) < definition.quorum).any():
             raise last
         return Answer((self._combined(definition, frame, values, failed),), visits)
+
+    def _member(self, node: Bound, frame: Frame, walk: Walk, failed: Array) -> tuple[Answer, Array, Exception | None]:
+        """What a member answers: who was asked, the column, and why it failed where it did and may."""
+        definition = self.definition
+        assert isinstance(definition, EnsembleNode)
+        if definition.quorum == len(self.nodes):
+            answer = node.run(frame, walk)
+            return answer, answer.columns[0], None
+        column = np.full(frame.size, np.nan)
+        answer, error = self._as_far_as_it_goes(node, frame, walk, column, np.arange(frame.size), failed)
+        return answer, column, error
 
     def _as_far_as_it_goes(
         self, node: Bound, frame: Frame, walk: Walk, column: Array, places: Places, failed: Array

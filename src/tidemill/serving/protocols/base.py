@@ -49,7 +49,7 @@ class Scored:
 class Asked:
     """One HTTP request. `version` is the deployed one that the path names, or None; `names` are the other parts of the path.
 
-    `started`: when it came, by `perf_counter`.
+    `started`: when it came, by `perf_counter`. `asked_as`: the prediction's id, once the request has been read.
     """
 
     method: str
@@ -63,6 +63,7 @@ class Asked:
     names: Mapping[str, str | None] = field(default_factory=dict)
     who: str = ""
     trace: Timed | None = None
+    asked_as: str = ""
 
     @property
     def endpoint(self) -> Endpoint:
@@ -87,7 +88,7 @@ class Asked:
 
     async def score(self, call: Call) -> Scored:
         """Score a call as the path says: batched, routed and logged like every other one, and in the time that it may take."""
-        call.version, call.trace = self.version, self.trace
+        call.version, call.trace, self.asked_as = self.version, self.trace, call.id
         self.host.check_time(call)
         seconds = self._seconds(call)
         answering = self.endpoint.submit(call)
