@@ -6,6 +6,7 @@ Latencies are those of an open-loop client at a constant rate (`openloop.py`), c
 compared with the model's. Capacity is what `wrk` reaches at 32 connections in the same run (8 for `overload`, whose requests have 64 rows).
 
     tail_half_load   p99.9 ÷ p50 at half of capacity, 5 minutes                        goal ≤ 3
+                     (granian-constant: a server that always gives the same answer, at the same rate of the same client)
     memory_slope     growth of resident memory at full load, 10 minutes after warm-up  goal ≤ 1 MB/min
     shadow_cost      live p99 with a shadow ÷ without, at half of capacity             goal ≤ 1.05
     hot_swap         failed requests while the version changes every second, 2 minutes goal 0
@@ -37,6 +38,7 @@ from typing import Any
 import kit
 import openloop
 import servers
+import serving
 from openloop import Plan, Seen
 
 SERVICE, CONNECTIONS = "bench", 64
@@ -150,6 +152,18 @@ def serve(home: Path, port: int, in_flight: int) -> None:
     run(build_app({SERVICE: scorer}, Tokens(world.ledger, world.clock), clock=world.clock, settings=settings), port=port)
 
 
+def serve_constant(home: Path, port: int) -> None:
+    """The first row's right answer, whatever is asked: the tail that client, kernel and HTTP have on this machine."""
+    score = json.loads((home / "expected.json").read_text())["1"][:1]
+    answer = json.dumps({"model_version": "1", "outputs": [{"data": score}]}).encode()
+
+    async def constant(_scope: Any, http: Any) -> None:
+        await http()
+        http.response_bytes(200, [("content-type", "application/json")], answer)
+
+    serving.listen(constant, port)
+
+
 @dataclass
 class Server:
     """A running server, and how it is asked."""
@@ -169,11 +183,11 @@ class Server:
         body = self.home / f"body-{rows}.json"
         return servers.ask(self.url, body, connections=32 if rows == 1 else 8, seconds=seconds, token=self.token).rate
 
-    def at(self, *phases: tuple[float, float], rows: int = 1, connections: int = CONNECTIONS) -> Seen:
-        """What became of requests at constant rates: seconds and rate of each phase."""
+    def at(self, *phases: tuple[float, float], rows: int = 1, connections: int = CONNECTIONS, port: int = 0) -> Seen:
+        """What became of requests at constant rates: seconds and rate of each phase. `port`: that of another server."""
         expected = {version: values[:rows] for version, values in json.loads((self.home / "expected.json").read_text()).items()}
         body, path = str(self.home / f"body-{rows}.json"), f"/v2/models/{SERVICE}/infer"
-        plan = Plan(self.port, path, self.token, connections, [body], [expected], phases, str(self.home / "seen.npz"))
+        plan = Plan(port or self.port, path, self.token, connections, [body], [expected], phases, str(self.home / "seen.npz"))
         return openloop.ask(plan)
 
     def answers(self) -> bool:
@@ -220,8 +234,21 @@ def _command(home: Path, port: int, in_flight: int) -> list[str]:
 def tail_half_load(models: Path, quick: bool) -> None:
     with server(models) as asked:
         rate = _half(asked, quick)
-        seen = asked.at((20 if quick else 300, rate))
-    _tell("tail_half_load", seen.ms(99.9) / seen.ms(50), "× p50", seen, goal="≤ 3", p999_ms=seen.ms(99.9), rate=rate)
+        seconds = 20 if quick else 300
+        seen = asked.at((seconds, rate))
+        floor = _constant(asked, seconds if quick else 60, rate)
+    ratio, least = (of.ms(99.9) / of.ms(50) for of in (seen, floor))
+    _tell("tail_half_load", ratio, "× p50", seen, goal="≤ 3", p999_ms=seen.ms(99.9), rate=rate, vs_floor=ratio / least)
+    _tell("tail_half_load", least, "× p50", floor, tool=serving.CONSTANT, p999_ms=floor.ms(99.9), rate=rate)
+
+
+def _constant(asked: Server, seconds: float, rate: float) -> Seen:
+    """The same load on a server that does nothing."""
+    port = servers.free_port()
+    command = [sys.executable, str(Path(__file__).resolve()), "--constant", str(asked.home), str(port)]
+    with servers.started(command, port, asked.home / "constant.log"):
+        asked.at((2, rate), port=port)
+        return asked.at((seconds, rate), port=port)
 
 
 def memory_slope(models: Path, quick: bool) -> None:
@@ -375,9 +402,9 @@ def _half(asked: Server, quick: bool) -> float:
     return asked.capacity(3 if quick else 10) / 2
 
 
-def _tell(task: str, value: float, unit: str, seen: Seen, **facts: Any) -> None:
+def _tell(task: str, value: float, unit: str, seen: Seen, *, tool: str = kit.OURS, **facts: Any) -> None:
     common = {"p50_ms": seen.ms(50), "p99_ms": seen.ms(99), "late_us": seen.late_us, "failures": seen.failures()}
-    kit.figure(task, kit.OURS, value, unit, n=len(seen.due), **facts, **common)
+    kit.figure(task, tool, value, unit, n=len(seen.due), **facts, **common)
 
 
 TASKS: dict[str, Callable[[Path, bool], None]] = {
@@ -391,6 +418,9 @@ def main() -> None:
         parser.add_argument("--serve", nargs=3)
         home, port, in_flight = parser.parse_args().serve
         serve(Path(home), int(port), int(in_flight))
+        return
+    if "--constant" in sys.argv:
+        serve_constant(Path(sys.argv[-2]), int(sys.argv[-1]))
         return
     options = kit.arguments(__doc__ or "")
     servers.need("wrk")

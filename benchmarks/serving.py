@@ -193,7 +193,7 @@ def serve_onnx(home: Path, port: int) -> None:
         scores = session.run(wanted, {name: np.array(tensor.data, dtype=kind).reshape(tensor.shape)})[0][:, -1]
         http.response_bytes(200, [("content-type", "application/json")], encode({"scores": scores.tolist()}))
 
-    _serve(answer, port)
+    listen(answer, port)
 
 
 def serve_constant(_home: Path, port: int) -> None:
@@ -201,10 +201,11 @@ def serve_constant(_home: Path, port: int) -> None:
         await http()
         http.response_bytes(200, [("content-type", "application/json")], b'{"scores":[0.5]}')
 
-    _serve(constant, port)
+    listen(constant, port)
 
 
-def _serve(app: Any, port: int) -> None:
+def listen(app: Any, port: int) -> None:
+    """Granian in this process with an RSGI application and nothing else."""
     import asyncio
 
     import uvloop

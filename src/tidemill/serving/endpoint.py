@@ -244,6 +244,10 @@ class Endpoint:
 
     def _count(self, group: Sequence[Prediction]) -> None:
         self.metrics.offer(group)
+        version, role = group[0].version, group[0].role
+        if all(p.version == version and p.role == role and not p.degraded for p in group):  # nearly always, and quicker than one by one
+            self.metrics.predictions[version, role] += len(group)
+            return
         for prediction in group:
             self.metrics.predictions[prediction.version, prediction.role] += 1
             if prediction.degraded:

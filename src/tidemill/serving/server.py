@@ -268,7 +268,7 @@ class ModelServer:
             self.admit()
             self._authorise(scope, "predict")
             body = await read_body(scope.headers.get("content-length"), http, self.settings.max_body_bytes)
-            if b"binary_data" in body or b'"explain"' in body or body[:1] != b"{":
+            if body[:1] != b"{" or _asks_for_more(body):
                 asked = Asked(scope.method, scope.path, scope.headers, body, self.host, started, endpoint, trace=trace)
                 try:
                     status, headers, body = await oip.infer(asked)
@@ -463,6 +463,11 @@ def build_app(
         tell=tell,
         tracer=tracer,
     )
+
+
+def _asks_for_more(body: bytes) -> bool:
+    """Whether an infer request may have binary data or ask for an explanation: both are said in parameters, which few requests have."""
+    return b'"parameters"' in body and (b"binary_data" in body or b'"explain"' in body)
 
 
 def _new_id() -> str:
