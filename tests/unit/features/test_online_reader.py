@@ -139,6 +139,28 @@ def test_a_key_of_another_type_is_refused_and_not_answered_as_unknown(tmp_path: 
             reader.read([both], [wrong], 5 * MINUTE)
 
 
+def test_views_whose_rows_have_the_key_in_other_types_each_refuse_what_they_do_not_have(tmp_path: Path) -> None:
+    """Two tables call a column the same, one has whole numbers in it and one texts: a request that fits the first is not unknown to the second."""
+    counted = Table("counted", "files:counted", "left_at", "recorded_at", key="trip")
+    texts = FeatureView("texts", Entity("place"), TRIPS, [latest("delay", ttl="2h")])
+    numbers = FeatureView("numbers", Entity("place"), counted, [latest("delay", ttl="2h")])
+    all_ = Definitions(views={"numbers": numbers, "texts": texts})
+    processor = ViewProcessor(SqliteOnlineStore(tmp_path / "o.db"), all_)
+    rows = trips(("x", "a", 1, 2.0))
+    processor.push("trips", rows)
+    processor.push("counted", rows.set_column(rows.column_names.index("place"), "place", pa.array([7])))
+    processor.commit()
+    reader = OnlineReader(SqliteOnlineStore(tmp_path / "o.db"), all_)
+    for views in ([numbers, texts], [texts, numbers]):
+        for key, told in (
+            (7, "'texts' is string; request 0 has a whole number: 7"),
+            ("a", "'numbers' is int64; request 0 has a text: 'a'"),
+        ):
+            with pytest.raises(InvalidError, match=told):
+                reader.read(views, [{"place": key}], MINUTE)
+    assert reader.read([numbers, texts], [{"place": None}], MINUTE) == [{"numbers__delay": None, "texts__delay": None}]
+
+
 def test_a_store_that_does_not_say_what_its_keys_are_is_read_as_before(tmp_path: Path) -> None:
     store = SqliteOnlineStore(tmp_path / "o.db")
     begin(store)

@@ -27,7 +27,7 @@ Found = tuple[Sequence[Any], Sequence[bytes | None]]
 class Shape:
     """Versions that are asked for together.
 
-    `groups`: those with the same keys, by their places, and where their states are; `names`: of all features; `published`: the places of
+    `groups`: those with the same keys of the same types, by their places, and where their states are; `names`: of all features; `published`: the places of
     versions that have a sentinel.
     """
 
@@ -40,9 +40,9 @@ class Shape:
     @classmethod
     def of(cls, sights: tuple[Sight, ...]) -> Shape:
         """As of these versions."""
-        together: dict[tuple[str, ...], list[int]] = {}
+        together: dict[tuple[tuple[str, ...], ...], list[int]] = {}
         for i, sight in enumerate(sights):
-            together.setdefault(sight.plan.keys, []).append(i)
+            together.setdefault((sight.plan.keys, sight.kinds), []).append(i)
         groups = [(sights[places[0]], places, [sights[i].stored for i in places]) for places in together.values()]
         names = [name for sight in sights for name in sight.plan.names]
         published = [i for i, sight in enumerate(sights) if sight.place.status == "published"]
