@@ -1,12 +1,16 @@
 """Settings are composed by Hydra; what is wrong is named by file and key."""
 
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from operator import attrgetter
 from pathlib import Path
+from typing import Any, get_type_hints
 
 import pytest
 
 from tidemill.core.errors import ConfigError
 from tidemill.core.instants import DAY_US
-from tidemill.platform.config import load_config, split_url, triggers_from
+from tidemill.platform.config import Config, load_config, split_url, triggers_from
 
 
 def conf(project: Path, **files: str) -> Path:
@@ -35,6 +39,32 @@ def test_another_home_moves_the_whole_stack(tmp_path: Path) -> None:
 
 def test_home_can_be_overridden(tmp_path: Path) -> None:
     assert load_config(tmp_path, ["home=other"]).home == str(tmp_path.resolve() / "other")
+
+
+def settings(kind: Any, prefix: str = "") -> Iterator[str]:
+    """All settings, from the types that hold them."""
+    hints = get_type_hints(kind)
+    for field in fields(kind):
+        if is_dataclass(hints[field.name]):
+            yield from settings(hints[field.name], f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name
+
+
+def test_every_setting_can_be_overridden(tmp_path: Path) -> None:
+    composed = load_config(tmp_path)
+    names = list(settings(Config))
+    assert "serving.rate" in names
+    for name in names:
+        value = attrgetter(name)(composed)
+        if value is None or isinstance(value, bool | int | float) or value == "":
+            text = {None: "null", "": "''"}.get(value, str(value).lower())
+            assert attrgetter(name)(load_config(tmp_path, [f"{name}={text}"])) == value, name
+
+
+def test_limits_of_the_model_server_are_overridden(tmp_path: Path) -> None:
+    serving = load_config(tmp_path, ["serving.rate=5", "serving.timeout=2s", "serving.max_in_flight=3"]).serving
+    assert (serving.rate, serving.timeout, serving.max_in_flight) == (5.0, "2s", 3)
 
 
 def test_overrides_win_over_files(tmp_path: Path) -> None:
