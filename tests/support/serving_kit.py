@@ -250,7 +250,7 @@ def app_from_environment() -> ModelServer:
     """The factory that server processes under test are started with."""
     home, sync = Path(os.environ["SERVING_KIT_HOME"]), os.environ.get("SERVING_KIT_SYNC") != "no"
     stack = Stack(home, log=SqlitePredictionLog(home / "predictions.db", ahead=True, sync=sync))
-    settings = Settings(poll_s=0.1, log_sync=sync, tls=_tls())
+    settings = Settings(poll_s=0.1, log_sync=sync, tls=_tls(), body_s=float(os.environ.get("SERVING_KIT_BODY_S", "60")))
     app = build_app({"late": stack.scorer()}, Tokens(stack.ledger, WallClock()), clock=WallClock(), settings=settings)
     if "SERVING_KIT_GRPC" in os.environ:
         from tidemill.adapters.grpc.serving import open_grpc

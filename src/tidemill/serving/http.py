@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any, Protocol
 
 import msgspec
@@ -35,6 +37,10 @@ class TooLargeError(InvalidError):
     """The body is larger than the server reads."""
 
 
+class SlowBodyError(InvalidError):
+    """The body did not come in time."""
+
+
 class UnauthorisedError(RefusedError):
     """No token, or one that is not known."""
 
@@ -57,6 +63,7 @@ class MethodError(InvalidError):
 
 _STATUS: tuple[tuple[type[TidemillError], int], ...] = (
     (TooLargeError, 413),
+    (SlowBodyError, 408),
     (UnauthorisedError, 401),
     (MethodError, 405),
     (NotAcceptableError, 406),
@@ -78,6 +85,7 @@ class Settings:
 
     Attributes:
         max_body_bytes: a larger body gets 413.
+        body_s: a body that takes longer to come gets 408; until then it counts as in flight.
         max_rows: rows in one request.
         max_keys: keys in one request to the feature server.
         max_in_flight: requests that are answered at once; further ones get 503 at once, with the time to ask again.
@@ -100,6 +108,7 @@ class Settings:
     """
 
     max_body_bytes: int = 8 << 20
+    body_s: float = 60.0
     max_rows: int = 10_000
     max_keys: int = 50_000
     max_in_flight: int = 1_000
@@ -168,6 +177,8 @@ def told_to(error: BaseException, status: int) -> list[tuple[str, str]]:
     """Headers that an error of this status has to have, whatever the protocol."""
     if isinstance(error, MethodError):
         return [("allow", ", ".join(error.allowed))]
+    if isinstance(error, SlowBodyError):
+        return [("connection", "close")]
     return [CHALLENGE] if status == 401 else [RETRY] if status in LATER else []
 
 
@@ -185,6 +196,39 @@ async def read_body(length: str | None, http: Http, limit: int) -> bytes:
     if size > limit:
         raise TooLargeError(f"the body has more than {limit} bytes, the limit of this server; send fewer rows at once")
     return b"".join(pieces)
+
+
+class Bodies:
+    """Bodies on their way, of at most `limit` bytes. Those that take longer than `seconds` are given up by `sweep`, which costs a request no timer."""
+
+    def __init__(self, limit: int, seconds: float) -> None:
+        self._limit, self._seconds = limit, seconds
+        self._since: dict[asyncio.Task[Any], float] = {}
+        self._late: set[asyncio.Task[Any]] = set()
+
+    async def read(self, length: str | None, http: Http) -> bytes:
+        """See `read_body`. Raises `SlowBodyError`."""
+        task = asyncio.current_task()
+        if task is None:
+            return await read_body(length, http, self._limit)
+        self._since[task] = perf_counter()
+        try:
+            return await read_body(length, http, self._limit)
+        except asyncio.CancelledError:
+            if task not in self._late:
+                raise
+            task.uncancel()
+            raise SlowBodyError(f"the body did not come within {self._seconds:g} s; send it at once, or fewer rows") from None
+        finally:
+            del self._since[task]
+            self._late.discard(task)
+
+    def sweep(self) -> None:
+        """Give up what is too late by now."""
+        until = perf_counter() - self._seconds
+        for task in [task for task, since in self._since.items() if since < until and task not in self._late]:
+            self._late.add(task)
+            task.cancel()
 
 
 def secret_of(authorization: str) -> str:

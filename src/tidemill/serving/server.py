@@ -26,6 +26,7 @@ from tidemill.serving.graph.endpoint import GraphEndpoint
 from tidemill.serving.graph.scorer import GraphScorer
 from tidemill.serving.http import (
     JSON,
+    Bodies,
     Http,
     MethodError,
     Reply,
@@ -34,7 +35,6 @@ from tidemill.serving.http import (
     failure,
     headers_of,
     problem,
-    read_body,
     secret_of,
     told_to,
 )
@@ -110,6 +110,7 @@ class ModelServer:
         self.shadows: dict[int, Shadows] = {}
         self.endpoints: dict[str, Endpoint] = {}
         self._pressure = Pressure()
+        self._bodies = Bodies(self.settings.max_body_bytes, self.settings.body_s)
         self.writers: Sequence[LogWriter] = self._serve(scorers)
         self._infer_paths = {f"/v2/models/{name}/infer": endpoint for name, endpoint in self.endpoints.items()}
         self._pages = Pages(
@@ -180,8 +181,16 @@ class ModelServer:
         for shadows in self.shadows.values():
             shadows.start()
         self.watch.start()
+        self._sweep()
         for call in self.begun:
             call()
+
+    def _sweep(self) -> None:
+        if self._loop is not None and not self._closed:
+            self._bodies.sweep()
+            if self._features is not None:
+                self._features.bodies.sweep()
+            self._loop.call_later(min(1.0, self.settings.body_s / 4), self._sweep)
 
     def __rsgi_del__(self, _loop: asyncio.AbstractEventLoop) -> None:
         """End, unless whoever runs the server waits for requests in flight first and closes it then."""
@@ -267,7 +276,7 @@ class ModelServer:
                 trace = self.begin(endpoint, scope.headers)
             self.admit()
             self._authorise(scope, "predict")
-            body = await read_body(scope.headers.get("content-length"), http, self.settings.max_body_bytes)
+            body = await self._bodies.read(scope.headers.get("content-length"), http)
             if body[:1] != b"{" or _asks_for_more(body):
                 asked = Asked(scope.method, scope.path, scope.headers, body, self.host, started, endpoint, trace=trace)
                 try:
@@ -288,7 +297,7 @@ class ModelServer:
             counts.errors[status] += 1
         finally:
             self.in_flight -= 1
-        headers = headers or headers_of(status, closing=self.stopping)
+        headers = headers or headers_of(status, closing=self.stopping or status == 408)
         if trace is not None:
             headers = [*headers, ("traceparent", trace.trace.traceparent)]
         http.response_bytes(status, headers, body)
@@ -378,42 +387,40 @@ class ModelServer:
         started, name = perf_counter(), found.names.get("service") or found.route.service
         asks = self.endpoints.get(name or "") if found.route.action == "predict" else None
         trace = None if asks is None else self.begin(asks, scope.headers)
-        taken, answer = await self._routed(scope, http, found, started, trace)
+        if asks is not None:
+            asks.metrics.requests += 1
+        answer = await self._routed(scope, http, found, started, asks, trace)
         if asks is None:
             return answer
         of, took = next((value for key, value in answer[1] if key == ID), ""), perf_counter() - started
-        if taken:
-            asks.metrics.latency.observe(took, of)
+        asks.metrics.latency.observe(took, of)
         if trace is not None:
             answer = (answer[0], [*answer[1], ("traceparent", trace.trace.traceparent)], answer[2])
         if trace is not None or self.settings.access_log:
             self.told(asks, of, answer[0], took, trace, found.protocol.name)
         return answer
 
-    async def _routed(self, scope: Any, http: Http, found: Found, started: float, trace: Timed | None) -> tuple[bool, Reply]:
-        """Whether the request was taken as a prediction, and the answer; what goes wrong has the protocol's shape."""
-        route, counts = found.route, None
+    async def _routed(self, scope: Any, http: Http, found: Found, started: float, asks: Endpoint | None, trace: Timed | None) -> Reply:
+        """The answer; what goes wrong has the protocol's shape, and is counted where a prediction is asked for."""
+        route = found.route
         try:
             if route.action == "predict":
                 self.admit()
             who = self._authorise(scope, route.action) if route.action is not None and not route.is_open else ""
             name = found.names.get("service") or route.service
             endpoint = None if name is None else self.host.endpoint(name)
-            if endpoint is not None and route.action == "predict":
-                counts = endpoint.metrics
-                counts.requests += 1
             version = None if endpoint is None else deployed(endpoint, found.names.get("version"))
-            body = await read_body(scope.headers.get("content-length"), http, self.settings.max_body_bytes)
+            body = await self._bodies.read(scope.headers.get("content-length"), http)
             asked = Asked(scope.method, scope.path, scope.headers, body, self.host, started, endpoint, version, found.names, who, trace)
-            return counts is not None, await route.answer(asked)
+            return await route.answer(asked)
         except Exception as error:  # noqa: BLE001 - the boundary of the process: every error becomes an answer
             status, reason = problem(error)
             answer = found.protocol.failure(status, reason)
             if more := told_to(error, status):
                 answer = (answer[0], [*answer[1], *more], answer[2])
-            if counts is not None:
-                counts.errors[status] += 1
-            return counts is not None, answer
+            if asks is not None:
+                asks.metrics.errors[status] += 1
+            return answer
 
     @property
     def degraded(self) -> bool:

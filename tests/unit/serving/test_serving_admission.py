@@ -201,6 +201,20 @@ def test_each_protocol_has_its_word_for_too_often() -> None:
     assert b'"RESOURCE_EXHAUSTED"' in Vertex().failure(429, "slower")[2]
 
 
+def test_what_is_refused_is_counted_whatever_protocol_it_came_by(stack: Stack) -> None:
+    secret = stack.tokens.make("one", "admin")
+
+    async def script() -> Any:
+        async with Local(stack, token=True, rate=1.0) as local:
+            for path, sent in (("/invocations", {"instances": [FULL]}), ("/v1/models/late:predict", {"instances": [FULL]})):
+                await local.ask("POST", path, json.dumps(sent).encode(), authorization=f"Bearer {secret}")
+            await local.ask("POST", "/invocations", b"{}")
+            return local.app.endpoints["late"].metrics
+
+    counts = asyncio.run(script())
+    assert (counts.requests, dict(counts.errors)) == (3, {429: 1, 401: 1})
+
+
 def test_a_token_that_asks_too_often_gets_429(stack: Stack) -> None:
     one, other = (stack.tokens.make(name, "admin") for name in ("one", "other"))
 

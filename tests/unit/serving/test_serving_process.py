@@ -5,6 +5,7 @@ import json
 import os
 import random
 import signal
+import socket
 import threading
 import time
 from collections import Counter
@@ -166,6 +167,24 @@ def test_over_the_wire(stack: Stack) -> None:
         assert (nan.status_code, "NaN" in nan.json()["error"]) == (400, True)
         assert client.get("/metrics", headers=headers).headers["content-type"].startswith("text/plain")
         assert json.loads(client.get("/v2/health").text)["logging"]["state"] == "ok"
+
+
+@pytest.mark.parametrize("path", ["/v2/models/late/infer", "/invocations"])
+def test_a_body_that_does_not_come_is_given_up(stack: Stack, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVING_KIT_BODY_S", "0.5")
+    port, secret = free_port(), stack.tokens.make("w", "admin")
+    head = f"POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {secret}\r\ncontent-type: application/json\r\n"
+    with server(stack.home, port), socket.create_connection(("127.0.0.1", port), timeout=20) as line:
+        line.sendall(f"{head}content-length: 100\r\n\r\n{{".encode())
+        said = b""
+        while piece := line.recv(4096):
+            said += piece
+        assert said.startswith(b"HTTP/1.1 408 ")
+        assert b"the body did not come within 0.5 s" in said
+        got = httpx.post(f"http://127.0.0.1:{port}/v2/models/late/infer", content=body(FULL), headers={"authorization": f"Bearer {secret}"})
+        assert got.status_code == 200
+        text = httpx.get(f"http://127.0.0.1:{port}/metrics", headers={"authorization": f"Bearer {secret}"}).text
+        assert 'tidemill_serving_errors_total{service="late",status="408"} 1' in text
 
 
 @pytest.mark.parametrize(

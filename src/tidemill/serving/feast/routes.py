@@ -17,7 +17,7 @@ from tidemill.serving.admission import TIMEOUT_HEADER, limit, seconds_given, wit
 from tidemill.serving.feast.answer import Asked, OnlineRequest, Reader
 from tidemill.serving.feast.compile import MissingError
 from tidemill.serving.feast.push import Pusher, PushRequest, WriteRequest
-from tidemill.serving.http import CLOSING, JSON, Http, MethodError, Settings, failure, read_body, told_to
+from tidemill.serving.http import CLOSING, JSON, Bodies, Http, MethodError, Settings, failure, told_to
 from tidemill.serving.metrics import ServiceMetrics
 from tidemill.serving.tokens import Action
 
@@ -36,6 +36,7 @@ class FeatureRoutes:
         self._pusher = pusher
         self._clock = clock
         self._settings = settings
+        self.bodies = Bodies(self._settings.max_body_bytes, self._settings.body_s)
         self._threads: Executor | None = None
         self._waiting: dict[int, list[tuple[Asked, asyncio.Future[bytes]]]] = {}
         self.metrics = ServiceMetrics()
@@ -147,7 +148,7 @@ class FeatureRoutes:
     async def _body(self, scope: Any, http: Http) -> bytes:
         if scope.method != "POST":
             raise MethodError(f"{scope.path} takes POST", ["POST"])
-        return await read_body(scope.headers.get("content-length"), http, self._settings.max_body_bytes)
+        return await self.bodies.read(scope.headers.get("content-length"), http)
 
     def _in_thread(self, function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
         return asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
