@@ -32,8 +32,11 @@ def reply(value: Any, status: int = 200) -> Reply:
 
 def described(endpoint: Endpoint, version: int | None) -> dict[str, Any]:
     """Metadata of a model, or of one of its deployed versions."""
-    versions = [version] if version is not None else [d.version for d in endpoint.scorer.lineup.deployments]
-    return protocol.metadata(endpoint.scorer.plan, versions, texts_of(endpoint))
+    lineup = endpoint.scorer.lineup
+    versions = [version] if version is not None else [d.version for d in lineup.deployments]
+    asked = next((d for d in lineup.deployments if d.version == version), lineup.live)
+    platform = lineup.models[asked.digest].platform if asked is not None else ""
+    return protocol.metadata(endpoint.scorer.plan, versions, texts_of(endpoint), platform)
 
 
 def texts_of(endpoint: Endpoint) -> frozenset[str]:

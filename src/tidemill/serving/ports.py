@@ -23,13 +23,14 @@ Matrix = npt.NDArray[np.float64]
 class LoadedModel(Protocol):
     """A model in memory. `features` are its input columns in order, `texts` those of them that take text, `categories` the values behind their codes.
 
-    `apart`: it runs in another process.
+    `apart`: it runs in another process. `platform`: what answers, as the Open Inference Protocol's metadata call it.
     """
 
     features: tuple[str, ...]
     texts: frozenset[str]
     categories: Mapping[str, Sequence[str]] = MappingProxyType({})
     apart: bool = False
+    platform: str = ""
 
     def predict(self, rows: Sequence[Sequence[Any]]) -> npt.NDArray[np.float64]:
         """Scores of rows given as values in `features` order (texts, numbers, None); one float64 a row."""

@@ -374,7 +374,7 @@ def _degraded(answers: Sequence[Any]) -> dict[str, str]:
     return {"degraded": modes.pop() if len(modes) == 1 else "mixed"} if modes else {}
 
 
-def metadata(plan: Plan, versions: Sequence[int], texts: frozenset[str]) -> dict[str, Any]:
+def metadata(plan: Plan, versions: Sequence[int], texts: frozenset[str], platform: str) -> dict[str, Any]:
     """Model metadata: every column that may be sent, the model's inputs first."""
     names = list(dict.fromkeys((*plan.columns, *plan.needs)))
     texts, numbers = texts | plan.texts, plan.numbers
@@ -382,7 +382,7 @@ def metadata(plan: Plan, versions: Sequence[int], texts: frozenset[str]) -> dict
     return {
         "name": plan.service.name,
         "versions": [str(version) for version in versions],
-        "platform": "onnx_onnxv1",
+        "platform": platform,
         "inputs": [{"name": n, "datatype": kind, "shape": [-1]} for n, kind in kinds.items()],
         "outputs": [{"name": "score", "datatype": "FP64", "shape": [-1]}, {"name": "id", "datatype": "BYTES", "shape": [-1]}],
         "parameters": {"lookup": ", ".join(plan.needs)},

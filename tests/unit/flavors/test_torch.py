@@ -164,7 +164,7 @@ class TestWithPyTorch:
         pack_model(model, tmp_path)
         assert b"tidemill_torch" in (tmp_path / "MLmodel").read_bytes()
         loaded = OnnxRuntime({"tidemill_torch": lambda: open_reader(ModelPolicy(timeout_s=60))}).load(tmp_path)
-        assert loaded.apart
+        assert (loaded.apart, loaded.platform) == (True, "torch")
         np.testing.assert_allclose(loaded.score(self.x), self.wanted(net), rtol=1e-5)
         np.testing.assert_allclose(loaded.score(self.x[:1]), self.wanted(net)[:1], rtol=1e-5)
 

@@ -42,6 +42,7 @@ def test_every_protocol_answers_by_the_graph(stack: GraphStack) -> None:
             rows = json.dumps({"instances": [LOOKUP, LOOKUP]}).encode()
             assert (await local.ask("POST", "/v1/models/late:predict", rows)).json()["predictions"] == [expected] * 2
             told = (await local.ask("GET", "/v2/models/late")).json()
+            assert told["platform"] == "ensemble"
             assert {i["name"]: i["datatype"] for i in told["inputs"]}["carrier"] == "BYTES"
             explained = await local.infer(body(LOOKUP, parameters={"explain": True}))
             assert (explained.status, "answers by a graph" in explained.json()["error"]) == (400, True)

@@ -157,7 +157,7 @@ def test_keys_that_are_numbers_in_the_rows_are_numbers_in_requests_once_somebody
     plan = compile_plan(service, DegradedReader(service, OnlineReader(SqliteOnlineStore(tmp_path / "o.db"), definitions)))
 
     def told() -> dict[str, str]:
-        return {i["name"]: i["datatype"] for i in metadata(plan, [1], frozenset({"carrier"}))["inputs"]}
+        return {i["name"]: i["datatype"] for i in metadata(plan, [1], frozenset({"carrier"}), "")["inputs"]}
 
     assert told() == {"tower__wind": "FP64", "carrier": "BYTES", "origin": "BYTES", "runway": "BYTES"}
     at = pa.array([1_000_000], pa.int64()).cast(pa.timestamp("us", "UTC"))

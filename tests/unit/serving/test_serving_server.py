@@ -340,10 +340,14 @@ def test_a_stalled_disk_does_not_hold_answers_back(tmp_path: Path) -> None:
     disk.stall_s = 0.5
 
     async def script(local: Local) -> Any:
+        other = await local.ask("POST", "/invocations", json.dumps({"instances": [FULL]}).encode())
+        assert dict(other.headers)["tidemill-logged"] == "degraded"
+        seldon = (await local.ask("POST", "/api/v1.0/predictions", json.dumps({"jsonData": FULL}).encode())).json()
+        assert seldon["meta"]["tags"]["logged"] == "degraded"
         return (await asyncio.wait_for(local.infer(body(FULL)), 0.4)).json()["parameters"]["logged"]
 
     assert run(stack, script, log_timeout_s=0.05) == "degraded"
-    assert len(list(stack.log.read("late"))) == 1
+    assert len(list(stack.log.read("late"))) == 3
 
 
 def test_metrics_count(stack: Stack) -> None:

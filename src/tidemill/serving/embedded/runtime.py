@@ -42,14 +42,17 @@ class OnnxRuntime:
         native = _file(folder, flavors.get("lightgbm", {}).get("data", "model.txt"))
         other = next((name for name in self._readers if name in flavors), None)
         if onnx is not None:
-            scoring = Scoring(_onnx(onnx, len(features)), _explainer(native, len(features)) if native else None)
+            platform, scoring = "onnx_onnxv1", Scoring(_onnx(onnx, len(features)), _explainer(native, len(features)) if native else None)
         elif native is not None:
-            scoring = Scoring(_lightgbm(native, len(features)), _explainer(native, len(features)))
+            platform, scoring = "lightgbm", Scoring(_lightgbm(native, len(features)), _explainer(native, len(features)))
         elif other is not None:
-            scoring = self._readers[other]().read(Artifact(folder, flavors[other], features, categories))
+            platform, scoring = (
+                other.removeprefix("tidemill_"),
+                self._readers[other]().read(Artifact(folder, flavors[other], features, categories)),
+            )
         else:
             raise RefusedError(f"the model folder has neither model.onnx nor model.txt, only the flavors {', '.join(flavors) or 'none'}")
-        model = TabularModel(features, categories, scoring)
+        model = TabularModel(features, categories, scoring, platform)
         _warm_up(model, folder, manifest)
         return model
 
@@ -57,7 +60,7 @@ class OnnxRuntime:
 class TabularModel(LoadedModel):
     """A `LoadedModel`: texts become their category's index (unknown or null: -1), nulls NaN, everything float64."""
 
-    def __init__(self, features: tuple[str, ...], categories: Mapping[str, Sequence[str]], scoring: Scoring) -> None:
+    def __init__(self, features: tuple[str, ...], categories: Mapping[str, Sequence[str]], scoring: Scoring, platform: str) -> None:
         self.features = features
         self.texts = frozenset(categories)
         self.categories = categories
@@ -67,7 +70,7 @@ class TabularModel(LoadedModel):
             if name in categories
         ]
         self._score = scoring.score
-        self.apart = scoring.apart
+        self.apart, self.platform = scoring.apart, platform
         self._explain = scoring.explain
 
     def predict(self, rows: Sequence[Sequence[Any]]) -> Scores:

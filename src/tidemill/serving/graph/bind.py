@@ -90,6 +90,8 @@ class _Binder:
 class GraphModel(LoadedModel):
     """A graph with its models: what a graph service has in the place of a model."""
 
+    platform = "ensemble"
+
     def __init__(
         self,
         service: str,

@@ -94,7 +94,7 @@ class Asked:
         answering = self.endpoint.submit(call)
         limit(answering, seconds, self.started)
         answers, logged = await answering
-        return Scored(call, answers, logged)
+        return Scored(call, answers, logged or "degraded")
 
     async def in_thread(self, call: Call, function: Callable[..., T], *args: Any) -> T:
         """What a function answers about a call, in the time that the call may take."""

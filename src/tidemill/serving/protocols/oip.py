@@ -216,7 +216,7 @@ async def _scored(asked: Asked, call: protocol.Call, body: bytes) -> dict[str, A
 
 
 def _answer(asked: Asked, scored: Scored) -> dict[str, Any]:
-    return protocol.answered(scored.call, asked.endpoint.scorer.service.name, scored.answers, scored.logged or "degraded")
+    return protocol.answered(scored.call, asked.endpoint.scorer.service.name, scored.answers, scored.logged)
 
 
 def _split(body: bytes, length: str) -> tuple[_Request, bytes]:
