@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -17,6 +18,7 @@ from tidemill.cli.options import opened
 if TYPE_CHECKING:
     from tidemill.platform.config import ServingConfig
     from tidemill.platform.root import Platform
+    from tidemill.serving.tls import Tls
 
 PROJECT, OVERRIDES = "TIDEMILL_PROJECT", "TIDEMILL_OVERRIDES"
 DRAIN_S = 5.0
@@ -177,7 +179,7 @@ def serve_api(project: Path, overrides: Sequence[str]) -> None:
         where = platform.config.api
         tls = tls_of(platform.config, platform.project, check=where.host)
         threading.Thread(target=_ahead, args=(platform,), daemon=True).start()
-        asyncio.run(_serve(build_console(platform), where.host, where.port, {} if tls is None else tls.granian()))
+        asyncio.run(_serve(build_console(platform), where.host, where.port, tls))
 
 
 def _ahead(platform: Platform) -> None:
@@ -186,14 +188,24 @@ def _ahead(platform: Platform) -> None:
         _ = platform.tables
 
 
-async def _serve(app: Any, host: str, port: int, tls: Mapping[str, Any]) -> None:
+async def _serve(app: Any, host: str, port: int, tls: Tls | None) -> None:
     from granian.constants import Interfaces
     from granian.log import LogLevels
     from granian.server.embed import Server
 
     # its own records go the way of all others, or lines of another shape stood among JSON
     logs = {"loggers": {"_granian": {"propagate": True}}}
-    server = Server(app, address=host, port=port, interface=Interfaces.ASGI, log_level=LogLevels.error, log_dictconfig=logs, **tls)
+    how: dict[str, Any] = {"address": host, "port": port, "log_level": LogLevels.error, "log_dictconfig": logs}
+    renewing = None
+    if tls is None or sys.platform == "win32":
+        server = Server(app, interface=Interfaces.ASGI, **how, **({} if tls is None else tls.granian()))
+    else:
+        from tidemill.core.clock import WallClock
+        from tidemill.serving.renewable import RenewableServer
+        from tidemill.serving.renewal import Renewal
+
+        server = RenewableServer(app, tls, interface=Interfaces.ASGINL, **how)
+        renewing = asyncio.create_task(Renewal(tls, host, WallClock(), [server.take_over]).run())
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -202,6 +214,8 @@ async def _serve(app: Any, host: str, port: int, tls: Mapping[str, Any]) -> None
     waiting = asyncio.create_task(stop.wait())
     await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
+    if renewing is not None:
+        renewing.cancel()
     if not serving.done():
         server.stop()  # type: ignore[no-untyped-call]
         await asyncio.wait({serving}, timeout=DRAIN_S)

@@ -15,6 +15,7 @@ _MISSING = {
     "online_store": "Features cannot be read",
     "prediction_log": "Predictions cannot be logged",
     "model": "A version cannot be loaded",
+    "certificate": "The certificate cannot be renewed",
 }
 _INSTANT = re.compile(r"\b[12]\d{15}\b")
 _STEPS = ((DAY_US, "d"), (HOUR_US, "h"), (60 * SECOND_US, "min"), (SECOND_US, "s"))

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Cause = Literal["ledger", "online_store", "prediction_log", "model"]
+Cause = Literal["ledger", "online_store", "prediction_log", "model", "certificate"]
 CAUSES: tuple[Cause, ...] = get_args(Cause)
 
 

@@ -147,6 +147,7 @@ class TlsConfig:
     `cert`: PEM file with the certificate and those between it and its authority; `key`: PEM file with its private key (PKCS #8); `password`: of an
     encrypted key, as `env:NAME` or `file:PATH`; `name`: the host name that the certificate is for and that Tidemill's own commands ask, where they
     listen by default; `ca`: PEM file of the authorities that those commands trust, the system's by default.
+    Files that are replaced while servers run are taken over within seconds.
     """
 
     cert: str = ""

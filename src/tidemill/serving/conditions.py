@@ -44,6 +44,11 @@ class Conditions:
             seconds = (self._clock.now_us() - before.since_us) / SECOND_US
             logger.warning("serving.recovered", extra={"service": service, "cause": cause, "seconds": round(seconds, 3)})
 
+    def state_all(self, services: Iterable[str], cause: Cause, reason: str, means: str) -> None:
+        """Say it of several services."""
+        for service in services:
+            self.state(service, cause, reason, means)
+
     def has(self, cause: Cause) -> bool:
         """Whether a service is without it."""
         return any(key[1] == cause for key in list(self._open))

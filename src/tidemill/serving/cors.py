@@ -64,16 +64,17 @@ class Origins:
         told = [("vary", "origin")]
         if origin in self._allowed:
             told += [("access-control-allow-origin", str(origin)), ("access-control-expose-headers", ", ".join(EXPOSED))]
-        return _Told(http, told)
+        return Told(http, told)
 
 
-class _Told:
+class Told:
     """One request whose answer has further headers."""
 
     def __init__(self, http: Http, told: list[tuple[str, str]]) -> None:
         self._http, self._told = http, told
 
     async def __call__(self) -> bytes:
+        """The whole body."""
         return await self._http()
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -81,4 +82,5 @@ class _Told:
         return pieces
 
     def response_bytes(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+        """Answer, with them."""
         self._http.response_bytes(status, [*headers, *self._told], body)

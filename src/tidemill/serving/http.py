@@ -104,6 +104,8 @@ class Settings:
         allow_at: whether a request may say when it is answered (parameter `at`), for demonstrations on past data.
         contract: what a hosting platform asks of this process, or None.
         tls: the certificate to show, or None to speak without encryption.
+        tls_look_s: how often its files are looked at for another one.
+        tls_retire_s: how long connections are kept that were made with the one before, each until its next answer.
         origins: other sites whose pages may ask from a browser.
     """
 
@@ -127,6 +129,8 @@ class Settings:
     allow_at: bool = False
     contract: Contract | None = None
     tls: Tls | None = None
+    tls_look_s: float = 5.0
+    tls_retire_s: float = 30.0
     origins: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:

@@ -90,6 +90,7 @@ class Pages:
         self._known_us = known_us
         self._own, self._clock = conditions, clock
         self.board: Board | None = None
+        self.expires_us: Callable[[], int] | None = None
         self.at: Mapping[str, Callable[[], Reply]] = {
             "/v2/health": self._health,
             "/metrics": self.exposition,
@@ -140,6 +141,8 @@ class Pages:
             "feature_lag_seconds": {f'view="{view}"': lag for view, lag in _if_there(self._lags).items()},
             "features_unavailable": {f'service="{name}"': int(bool(e.scorer.plan.problem)) for name, e in self._endpoints.items()},
         }
+        if self.expires_us is not None and (until := self.expires_us()):
+            gauges["certificate_expires_seconds"] = {"": until / SECOND_US}
         if not self._own.has("ledger"):
             gauges |= {name: dict(values) for name, values in _if_there(self._streams).items()}
         services, now, ever = self._services(), self._now(), self._ever()

@@ -7,6 +7,8 @@ import gc
 import importlib
 import signal
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 from tidemill.core.errors import ConfigError
 from tidemill.serving.server import ModelServer
@@ -62,25 +64,14 @@ def _loop() -> asyncio.AbstractEventLoop:
 
 async def _serve(app: ModelServer, host: str, port: int) -> None:
     from granian.constants import Interfaces
-    from granian.server.embed import Server
 
     # the log's and the shadows' threads hand the interpreter over often, for short moments: wait less than 5 ms for it
     sys.setswitchinterval(_SWITCH_S)
-    tls = {} if app.settings.tls is None else app.settings.tls.granian()
     # one connection has one request at a time: those past `max_in_flight` have to be taken as well, to be refused
     open_at_once = max(_CONNECTIONS, 2 * app.settings.max_in_flight)
-    server = Server(
-        app,
-        address=host,
-        port=port,
-        interface=Interfaces.RSGI,
-        websockets=False,
-        log_enabled=False,
-        backlog=_BACKLOG,
-        backpressure=open_at_once,
-        **tls,
-    )
-    loop = asyncio.get_running_loop()
+    how: dict[str, Any] = {"address": host, "port": port, "interface": Interfaces.RSGI, "websockets": False, "log_enabled": False}
+    how |= {"backlog": _BACKLOG, "backpressure": open_at_once}
+    loop, server = asyncio.get_running_loop(), _server(app, how)
 
     def stop() -> None:
         if not app.stopping:
@@ -93,9 +84,32 @@ async def _serve(app: ModelServer, host: str, port: int) -> None:
     for beside in app.beside:
         await beside.start()
     app.begun.append(_collect_less)
+    renewing = None
+    if hasattr(server, "take_over") and app.settings.tls is not None:
+        renewing = loop.create_task(
+            app.renew(app.settings.tls, host, [server.take_over, *(beside.take_over for beside in app.beside)]).run()
+        )
     await server.serve()
+    if renewing is not None:
+        renewing.cancel()
     await asyncio.gather(app.drained(), *(beside.stop() for beside in app.beside))
     await loop.run_in_executor(None, app.close)
+
+
+def _server(app: ModelServer, how: Mapping[str, Any]) -> Any:
+    """Granian's server; with TLS, one that takes over a renewed certificate, where a descriptor can be put in another's place."""
+    tls = app.settings.tls
+    if tls is None:
+        from granian.server.embed import Server
+
+        return Server(app, **how)
+    if sys.platform == "win32":
+        from granian.server.embed import Server
+
+        return Server(app, **how, **tls.granian())
+    from tidemill.serving.renewable import RenewableServer
+
+    return RenewableServer(app, tls, retire_s=app.settings.tls_retire_s, **how)
 
 
 def _collect_less() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -43,8 +44,10 @@ from tidemill.serving.ports import PredictionLog
 from tidemill.serving.protocols import PROTOCOLS, Asked, Feedback, Found, Host, Router, deployed, oip
 from tidemill.serving.protocols.base import ID
 from tidemill.serving.protocols.describe import openapi
+from tidemill.serving.renewal import Renewal, Takes
 from tidemill.serving.score import Scorer
 from tidemill.serving.shadow import Shadows
+from tidemill.serving.tls import Tls
 from tidemill.serving.tokens import Access, Action, Tokens
 from tidemill.serving.tracing import Timed, Tracer, begin
 from tidemill.serving.watch import Report, Tell, Watch
@@ -68,6 +71,10 @@ class Beside(Protocol):
 
     async def stop(self) -> None:
         """Take no more calls and let those in flight finish."""
+        ...
+
+    async def take_over(self, tls: Tls) -> None:
+        """Show this certificate to each new connection."""
         ...
 
 
@@ -208,6 +215,13 @@ class ModelServer:
     def share(self, board: Board) -> None:
         """Be one of several processes on one port: metrics are those of all of them together."""
         self._pages.board = board
+
+    def renew(self, tls: Tls, host: str, takes: Sequence[Takes]) -> Renewal:
+        """What has these servers show the certificate that stands in the files; its expiry is a metric, and why it is not shown a condition."""
+        told = partial(self.conditions.state_all, list(self.endpoints), "certificate")
+        made = Renewal(tls, host, self._clock, takes, told=told, every_s=self.settings.tls_look_s)
+        self._pages.expires_us = lambda: made.expires_us
+        return made
 
     def close(self) -> None:
         """Finish what was accepted: shadows, then the log. Idempotent."""

@@ -46,6 +46,11 @@ class Tls:
         self._check_key()
         made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         made.minimum_version = ssl.TLSVersion.TLSv1_2
+        self.put_into(made)
+        return made
+
+    def put_into(self, made: ssl.SSLContext) -> None:
+        """Have a server's side show this certificate to each connection from now on. Raises `ConfigError`."""
         try:
             made.load_cert_chain(self.cert, self.key, lambda: self.password or "")
         except ssl.SSLError as error:
@@ -56,7 +61,6 @@ class Tls:
             raise ConfigError(
                 f"tls.cert and tls.key cannot be used ({error.reason or error}); is the password right, and are both files whole?"
             ) from error
-        return made
 
     def _check_key(self) -> None:
         key = self.key.read_bytes()

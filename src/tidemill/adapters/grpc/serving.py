@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import ssl
 from typing import Any
 
 from tidemill.adapters.grpc import frames
@@ -13,6 +14,7 @@ from tidemill.adapters.grpc.messages import SERVICE
 from tidemill.adapters.grpc.service import DEADLINE_EXCEEDED, UNIMPLEMENTED, Answer, InferenceService, status_of
 from tidemill.core.errors import UnavailableError
 from tidemill.serving.server import ModelServer
+from tidemill.serving.tls import Tls
 
 logger = logging.getLogger(__name__)
 _STEP_S, _HANDSHAKE_S = 0.01, 10.0
@@ -31,12 +33,13 @@ class GrpcServer:
         self._loop: asyncio.AbstractEventLoop
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[bytes]] = set()
+        self._tls: ssl.SSLContext | None = None
 
     async def start(self) -> None:
         """Listen. Raises `UnavailableError` when the port is taken."""
         self._loop = asyncio.get_running_loop()
         limit = self._app.settings.max_body_bytes
-        tls = None if self._app.settings.tls is None else self._app.settings.tls.context()
+        tls = self._tls = None if self._app.settings.tls is None else self._app.settings.tls.context()
         if tls is not None:
             tls.set_alpn_protocols(["h2"])
         shared = hasattr(socket, "SO_REUSEPORT")  # by the processes of a server
@@ -69,6 +72,11 @@ class GrpcServer:
         for connection in list(self._connections):
             connection.close()
         await asyncio.sleep(_STEP_S)
+
+    async def take_over(self, tls: Tls) -> None:
+        """Show this certificate to each new connection; those that are open go on."""
+        if self._tls is not None:
+            tls.put_into(self._tls)
 
     def _begin(self, connection: Connection, stream: Stream) -> None:
         """Answer a call whose message has come."""
