@@ -51,7 +51,7 @@ def build_models(platform: Platform) -> Any:
     """The RSGI application: one scorer for each service with a pipeline or a deployment, and the feature server's routes."""
     from tidemill.features import apply_on_demand
     from tidemill.ledger import conditions, tallies
-    from tidemill.serving import DegradedReader, Pins, Tokens, compile_plan, scorer_for
+    from tidemill.serving import DegradedReader, Pins, compile_plan, scorer_for
     from tidemill.serving.server import build_app
 
     scorers, only = {}, platform.config.serving.service
@@ -62,7 +62,7 @@ def build_models(platform: Platform) -> Any:
         plan_for = Pins(plan, reader, apply_on_demand).plan_for
         ports = (platform.router, platform.runtime, platform.registry, platform.blobs, platform.server_log)
         scorers[name] = scorer_for(service, plan, *ports, plan_for)
-    tokens, beside = Tokens(platform.ledger, platform.clock), _beside(platform)
+    tokens, beside = _tokens(platform), _beside(platform)
     app = build_app(
         scorers,
         tokens,
@@ -76,6 +76,15 @@ def build_models(platform: Platform) -> Any:
     if given.grpc_port is not None:
         app.beside.append(platform.protocol("grpc", app, listens(given)[0], given.grpc_port))
     return app
+
+
+def _tokens(platform: Platform) -> Any:
+    """Who may ask the model server."""
+    from tidemill.core.instants import parse_duration
+    from tidemill.serving import Tokens
+
+    trust = platform.config.serving.tokens_without_ledger
+    return Tokens(platform.ledger, platform.clock, trust_us=parse_duration(trust) if trust else None)
 
 
 def _stating(platform: Platform, state: Callable[..., None]) -> Any:
@@ -115,10 +124,9 @@ def _events(platform: Platform, service: str) -> Any:
 
 def build_features(platform: Platform) -> Any:
     """The RSGI application of a feature server without models."""
-    from tidemill.serving import Tokens
     from tidemill.serving.server import build_app
 
-    return build_app({}, Tokens(platform.ledger, platform.clock), **_beside(platform))
+    return build_app({}, _tokens(platform), **_beside(platform))
 
 
 def _beside(platform: Platform) -> dict[str, Any]:

@@ -117,7 +117,8 @@ class ServingConfig:
     `access_log`: whether each prediction's id, status and time is a line of the server's log. `trace_share`: the share of requests that are
     traced (`stack.traces`), where the caller does not decide. `max_in_flight`: requests that a process answers at once, further ones get 503;
     `rate`: predictions a second for each token and process, 0 for any number, further ones get 429; `timeout`: what takes longer gets 504,
-    empty for never. `origins`: other sites whose pages may ask from a browser, `https://app.example.com`, none by default.
+    empty for never. `tokens_without_ledger`: how long tokens that were read before are accepted while the ledger does not answer, empty for
+    as long as that lasts; then they get 503. `origins`: other sites whose pages may ask from a browser, `https://app.example.com`, none by default.
     """
 
     host: str = "127.0.0.1"
@@ -137,6 +138,7 @@ class ServingConfig:
     max_in_flight: int = 1_000
     rate: float = 0.0
     timeout: str = ""
+    tokens_without_ledger: str = ""
     origins: tuple[str, ...] = ()
 
 
@@ -230,6 +232,8 @@ def _check_log(given: ServingConfig, kept_in: str) -> None:
         raise ConfigError(f"serving.log_share is {given.log_share}; it must be 0 to 1, for example 0.1 for one prediction of ten")
     if not 0 <= given.trace_share <= 1:
         raise ConfigError(f"serving.trace_share is {given.trace_share}; it must be 0 to 1, for example 0.01 for one request of a hundred")
+    if given.tokens_without_ledger:
+        parse_duration(given.tokens_without_ledger)
     hot = parse_duration(given.log_hot)
     if given.log_keep and parse_duration(given.log_keep) < hot:
         raise ConfigError(

@@ -77,7 +77,7 @@ def without_ledger(version: int | None) -> str:
     if version is None:
         return "nothing answers until the ledger is back: which version is live stands in it"
     return (
-        f"answers go on with version {version}; new versions are not noticed, tokens that were never used here get 503, "
+        f"answers go on with version {version}; new versions are not noticed, tokens that were not read before get 503, one that is revoked meanwhile is accepted, "
         "what a rollout counts is kept until the ledger is back"
     )
 

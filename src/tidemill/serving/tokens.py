@@ -59,16 +59,16 @@ def _hash(secret: str) -> str:
 class Tokens:
     """Makes and verifies tokens. Verified against a copy of the hashes that is at most `ttl_us` old, and that is made anew when half of that has passed.
 
-    While the ledger is gone, the last copy holds: who was known is known. The ledger is read by a thread of its own, so that whoever verifies
+    While the ledger is gone, the last copy holds, for `trust_us` if that is given: who was known is known, also whose token was revoked meanwhile. The ledger is read by a thread of its own, so that whoever verifies
     a token waits for a moment at most, whatever the ledger's disk or server does.
 
     Secrets are 256 random bits, so one SHA-256 is enough: there is nothing to guess from a dictionary.
     """
 
-    def __init__(self, ledger: Ledger, clock: Clock, *, ttl_us: int = 2 * SECOND_US) -> None:
+    def __init__(self, ledger: Ledger, clock: Clock, *, ttl_us: int = 2 * SECOND_US, trust_us: int | None = None) -> None:
         self._ledger = ledger
         self._clock = clock
-        self._ttl_us = ttl_us
+        self._ttl_us, self._trust_us = ttl_us, trust_us
         self._lock = threading.Lock()
         self._known: dict[str, Access] = {}
         self._read_us = -1
@@ -123,7 +123,7 @@ class Tokens:
         return [Access(str(name), cast("AccessRole", role)) for name, role in rows]
 
     def verify(self, secret: str | None) -> Access | None:
-        """Whose secret this is, or None. Raises `LedgerGoneError` when it is not known here and the ledger cannot be asked."""
+        """Whose secret this is, or None. Raises `LedgerGoneError` when it is not known here, or not for `trust_us`, and the ledger cannot be asked."""
         if not secret:
             return None
         wanted = _hash(secret)
@@ -135,9 +135,12 @@ class Tokens:
             return found
         gone = self._renew()
         found = self._find(wanted)
-        if found is None and gone is not None:
+        if gone is not None and (found is None or self._too_old()):
             raise LedgerGoneError(f"whose token this is cannot be told, because the ledger does not answer: {gone}") from gone
         return found
+
+    def _too_old(self) -> bool:
+        return self._trust_us is not None and self._clock.now_us() - self._read_us > self._trust_us
 
     def _find(self, wanted: str) -> Access | None:
         found: Access | None = None

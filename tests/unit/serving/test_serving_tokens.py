@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from tidemill.core.clock import ReplayClock
-from tidemill.core.errors import InvalidError, NotFoundError, RefusedError
+from tidemill.core.errors import InvalidError, LedgerGoneError, NotFoundError, RefusedError
+from tidemill.core.instants import SECOND_US
 from tidemill.ledger.store import Ledger
 from tidemill.serving.tokens import ALLOWED, ROLES, Access, Tokens
 
@@ -89,3 +90,25 @@ def test_roles_grow_and_only_admin_administers() -> None:
     assert all("read" in actions for actions in ALLOWED.values())
     with pytest.raises(RefusedError, match=r"'v' has role viewer, which may not deploy.*ml-engineer, admin"):
         Access("v", "viewer").require("deploy")
+
+
+def test_one_that_is_revoked_while_the_ledger_is_gone_holds_until_it_is_back_or_for_as_long_as_is_trusted(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    clock = ReplayClock(0)
+    for_ever, for_an_hour = Tokens(ledger, clock), Tokens(ledger, clock, trust_us=3600 * SECOND_US)
+    secret, kept = for_ever.make("gone", "viewer"), for_ever.make("kept", "viewer")
+    assert for_ever.verify(secret) == for_an_hour.verify(secret) == Access("gone", "viewer")
+    moved = (tmp_path / "ledger.db").rename(tmp_path / "elsewhere")
+    clock.advance_to(3000 * SECOND_US)
+    assert for_ever.verify(secret) == for_an_hour.verify(secret) == Access("gone", "viewer")
+    clock.advance_to(3601 * SECOND_US)
+    assert for_ever.verify(secret) == Access("gone", "viewer")
+    with pytest.raises(LedgerGoneError, match="cannot be told"):
+        for_an_hour.verify(kept)
+    moved.rename(tmp_path / "ledger.db")
+    Tokens(ledger, clock).revoke("gone")  # by whoever has the ledger
+    clock.advance_to(3603 * SECOND_US)
+    time.sleep(0.6)  # the ledger is asked again half a second after it said no
+    assert (for_ever.verify(secret), for_an_hour.verify(secret)) == (None, None), "at once"
+    assert for_ever.verify(kept) == for_an_hour.verify(kept) == Access("kept", "viewer")
