@@ -16,7 +16,7 @@ import msgspec
 from tidemill.core.errors import ConflictError, InvalidError, NotFoundError, RefusedError, TidemillError, UnavailableError
 from tidemill.serving.admission import DeadlineError, RateError
 from tidemill.serving.contracts import Contract
-from tidemill.serving.node_errors import NodeError
+from tidemill.serving.node_errors import NodeError, ScoreError
 from tidemill.serving.tls import Tls
 
 logger = logging.getLogger(__name__)
@@ -76,6 +76,7 @@ _STATUS: tuple[tuple[type[TidemillError], int], ...] = (
     (DeadlineError, 504),
     (UnavailableError, 503),
     (NodeError, 500),
+    (ScoreError, 500),
 )
 
 

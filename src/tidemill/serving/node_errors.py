@@ -1,9 +1,18 @@
-"""What a node of a graph may do instead of answering. None of it tells a caller more than which node it was; the log has the rest."""
+"""What a model, or a node of a graph, may do instead of answering. None of it tells a caller more than which node it was; the log has the rest."""
 
 from __future__ import annotations
 
 from tidemill.core.errors import TidemillError, UnavailableError
 from tidemill.serving.admission import DeadlineError
+
+
+class ScoreError(TidemillError):
+    """A model answered with something else than a number."""
+
+    def __init__(self, service: str, version: int) -> None:
+        super().__init__(
+            f"version {version} of {service!r} answered with a score that is not a finite number, so nothing is answered or logged"
+        )
 
 
 class NodeError(TidemillError):

@@ -18,6 +18,7 @@ from tidemill.core.definitions import Service
 from tidemill.core.errors import CorruptError, InvalidError, LedgerGoneError, TidemillError, UnavailableError, not_found
 from tidemill.core.instants import parse_duration
 from tidemill.registry.ports import ModelRegistry
+from tidemill.serving.node_errors import ScoreError
 from tidemill.serving.pins import PlanFor
 from tidemill.serving.plan import DegradedInputs, Plan
 from tidemill.serving.ports import Deployment, LoadedModel, Prediction, PredictionLog, Role, Router, Runtime
@@ -299,6 +300,8 @@ class Scorer:
         started = perf_counter_ns()
         if len(lineup.deployments) == 1:
             scores = lineup.models[deployment.digest].predict(rows.inputs).tolist()
+            if not all(map(isfinite, scores)):
+                raise ScoreError(self.service.name, deployment.version)
             latency_us = (perf_counter_ns() - started) // 1000
         else:
             tally = tally or self.tally
@@ -328,8 +331,8 @@ class Scorer:
         """Scores by a version of a rollout: what raises, or is no number, is counted as its failure."""
         try:
             scores: list[float] = model.predict(inputs).tolist()
-            if role != "live" and not all(map(isfinite, scores)):
-                raise UnavailableError(f"version {deployment.version} of {self.service.name!r} answered with a score that is not a number")
+            if not all(map(isfinite, scores)):
+                raise ScoreError(self.service.name, deployment.version)
         except Exception:
             tally.failed(deployment.id, role)
             raise

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.support.serving_kit import FULL, Local, Reply, Stack, body, run
 
@@ -368,3 +369,34 @@ def test_metrics_count(stack: Stack) -> None:
     ):
         assert line in lines
     assert json.dumps(lines)
+
+
+class Odd:
+    """A model that answers with NaN where the wind is strong."""
+
+    def __init__(self, inner: Any) -> None:
+        self.features, self.texts, self.apart, self._inner = inner.features, inner.texts, False, inner
+
+    def predict(self, rows: Any) -> Any:
+        return np.where([(row[0] or 0) > 50 for row in rows], np.nan, self._inner.predict(rows))
+
+
+@pytest.mark.parametrize("roles", [{"live": 1}, {"live": 1, "shadow": 2}])
+def test_a_score_that_is_no_number_is_no_answer(tmp_path: Path, roles: dict[str, Any]) -> None:
+    stack = Stack.of(tmp_path, **roles)
+
+    async def script(local: Local) -> list[Reply]:
+        models: Any = local.scorer.lineup.models
+        live = local.scorer.lineup.live
+        assert live is not None
+        models[live.digest] = Odd(models[live.digest])
+        sent = [body(FULL, id="good"), body(FULL | {"sky__wind": 99.0}, id="bad")]
+        got = list(await asyncio.gather(*map(local.infer, sent)))
+        return [*got, await local.ask("POST", "/invocations", json.dumps({"instances": [FULL | {"sky__wind": 99.0}]}).encode())]
+
+    good, bad, other = run(stack, script)
+    assert (good.status, bad.status, other.status) == (200, 500, 500)
+    reason = "version 1 of 'late' answered with a score that is not a finite number"
+    assert reason in bad.json()["error"]
+    assert reason in other.json()["message"]
+    assert {p.id for p in stack.log.read("late") if p.role == "live"} == {"good"}
