@@ -236,6 +236,8 @@ def test_console_and_commands_of_a_project_too(files: Path, tmp_path: Path) -> N
         check=False,
     )
     assert (wrong.returncode, "set tls.name to a name that it is for" in wrong.stderr) == (2, True)
+    with closing(Platform.open(project)) as platform:
+        assert platform.ledger.events_after(0) == [], "it is there, as it is under `tidemill up`"
     process = subprocess.Popen([*command, *given], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         client = httpx.Client(base_url=f"https://localhost:{port}", verify=trusting(files / "ca.pem"))
