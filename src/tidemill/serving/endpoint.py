@@ -24,9 +24,9 @@ from tidemill.serving.http import Settings
 from tidemill.serving.metrics import ServiceMetrics
 from tidemill.serving.ports import Prediction
 from tidemill.serving.protocol import Call
-from tidemill.serving.sampled import said
+from tidemill.serving.sampled import is_kept, said
 from tidemill.serving.score import Lineup, Scorer
-from tidemill.serving.shadow import Shadows
+from tidemill.serving.shadow import Comparing
 from tidemill.serving.writer import Group, LogWriter
 
 Answered = tuple[Sequence[Prediction], bool | str]
@@ -49,14 +49,14 @@ class Outcome:
 class Endpoint:
     """Takes calls from the event loop. What arrives while a group is scored is in the next groups."""
 
-    def __init__(self, scorer: Scorer, writer: LogWriter, shadows: Shadows, clock: Clock, settings: Settings) -> None:
+    def __init__(self, scorer: Scorer, writer: LogWriter, shadows: Comparing, clock: Clock, settings: Settings) -> None:
         self.scorer = scorer
         self.metrics = ServiceMetrics()
         self.problem = ""
         self.tracing = False
         self.pressure = Pressure()
         self._writer = writer
-        self._shadows = shadows
+        self.shadows = shadows
         self._clock = clock
         self._settings = settings
         self._waiting: deque[tuple[Call, asyncio.Future[Answered]]] = deque()
@@ -225,9 +225,15 @@ class Endpoint:
 
         self._log(group, tell)
         self._count(group)
-        lineup = outcomes[0].lineup
-        if len(lineup.deployments) > 1:
-            self._loop.call_soon(self._shadows.submit, self.scorer, lineup, group)
+        if len(outcomes[0].lineup.deployments) > 1:
+            self._compare(outcomes[0].lineup, group)
+
+    def _compare(self, lineup: Lineup, group: Sequence[Prediction]) -> None:
+        """Hand what the log keeps to the shadows, when the answers are on their way."""
+        share = self._settings.log_share
+        kept = group if share >= 1 else [p for p in group if is_kept(p.id, share)]
+        if kept:
+            self._loop.call_soon(self.shadows.submit, self.scorer, lineup, kept)
 
     def _log(self, group: list[Prediction], tell: Callable[[bool], None]) -> None:
         """Log a group, and tell when it is or when that takes too long."""

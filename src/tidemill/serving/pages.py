@@ -18,7 +18,7 @@ from tidemill.serving.conditions import Conditions, exposition
 from tidemill.serving.endpoint import Endpoint
 from tidemill.serving.feast import FeatureRoutes
 from tidemill.serving.http import JSON, OPEN_METRICS, TEXT, Reply
-from tidemill.serving.shadow import Shadows
+from tidemill.serving.shadow import Comparing
 from tidemill.serving.writer import LogWriter
 
 _FEATURES = "/features"
@@ -74,7 +74,7 @@ class Pages:
         self,
         endpoints: Mapping[str, Endpoint],
         writers: Sequence[LogWriter],
-        shadows: Sequence[Shadows],
+        shadows: Mapping[int, Comparing],
         conditions: Conditions,
         clock: Clock,
         stopping: Callable[[], bool],
@@ -178,7 +178,8 @@ class Pages:
         """What has happened since the server started."""
         return {
             "log_lost_total": sum(w.lost for w in self._writers),
-            "shadow_dropped_total": sum(s.dropped for s in self._shadows),
-            "shadow_failed_total": sum(s.failed for s in self._shadows),
-            "shadow_scored_total": sum(s.scored for s in self._shadows),
+            "shadow_dropped_total": sum(s.dropped for s in self._shadows.values()),
+            "shadow_failed_total": sum(s.failed for s in self._shadows.values()),
+            "shadow_restarts_total": sum(s.restarts for s in self._shadows.values()),
+            "shadow_scored_total": sum(s.scored for s in self._shadows.values()),
         }

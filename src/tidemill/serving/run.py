@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import gc
 import importlib
+import logging
 import signal
 import sys
 from collections.abc import Mapping
 from typing import Any
 
 from tidemill.core.errors import ConfigError
+from tidemill.serving.mirror import Mirror, can_mirror
 from tidemill.serving.server import ModelServer
 from tidemill.serving.workers import supervise
 
+logger = logging.getLogger(__name__)
 _BACKLOG, _CONNECTIONS = 1_024, 4_096
 """Connections that wait to be taken, and that are open at once, at least; Granian stops at 128 of either by itself."""
 _SWITCH_S = 0.001
@@ -29,15 +32,39 @@ def run(target: str, host: str = "127.0.0.1", port: int = 8500, workers: int = 1
         workers: processes. One runs in this very process, so ending the process ends the server; several share the port.
     """
     if workers == 1:
-        serve(load(target), host=host, port=port)
+        serve(load(target), host=host, port=port, target=target)
     else:
         supervise(target, host, port, workers)
 
 
-def serve(app: ModelServer, *, host: str = "127.0.0.1", port: int = 8500) -> None:
-    """Serve `app` in this process until SIGTERM or SIGINT, then finish the requests in flight and return."""
+def serve(app: ModelServer, *, host: str = "127.0.0.1", port: int = 8500, target: str = "") -> None:
+    """Serve `app` in this process until SIGTERM or SIGINT, then finish the requests in flight and return.
+
+    `target`: the factory that made it, for a process of its own that scores for shadows; without, a thread does.
+    """
+    if target:
+        mirror(app, target)
     with asyncio.Runner(loop_factory=_loop) as runner:
         runner.run(_serve(app, host, port))
+
+
+def mirror(app: ModelServer, target: str) -> None:
+    """Before it begins: have comparisons made by a process of their own, which calls the factory that `target` names."""
+    if not app.endpoints or not can_mirror():
+        return
+
+    def compares() -> bool:
+        return any(len(endpoint.scorer.lineup.deployments) > 1 for endpoint in app.endpoints.values())
+
+    try:
+        made = Mirror(target, compares, max_rows=app.settings.shadow_rows)
+    except OSError as error:
+        logger.warning("shadows.in_a_thread", extra={"reason": str(error)})
+        return
+    app.shadows.clear()
+    app.shadows[0] = made
+    for endpoint in app.endpoints.values():
+        endpoint.shadows = made
 
 
 def load(target: str) -> ModelServer:

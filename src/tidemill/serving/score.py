@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import isfinite
@@ -110,6 +110,8 @@ class Scorer:
         self._lineup = Lineup()
         self.tally = Tally(parse_duration(service.rollout.slow) if service.rollout.slow else 0)
         self._sticky = service.rollout.sticky if service.rollout.sticky != service.key else ""
+        self.timer: Callable[[], int] = perf_counter_ns
+        """The clock of latencies, in nanoseconds."""
         self.released = False
         self.loading = False
         self._again_at = 0.0
@@ -297,16 +299,16 @@ class Scorer:
 
     def _score(self, lineup: Lineup, deployment: Deployment, role: Role, rows: Rows, tally: Tally | None = None) -> list[Prediction]:
         """Scored by a deployment. What versions of a rollout did is counted in `tally`, or the scorer's own."""
-        started = perf_counter_ns()
+        started = self.timer()
         if len(lineup.deployments) == 1:
             scores = lineup.models[deployment.digest].predict(rows.inputs).tolist()
             if not all(map(isfinite, scores)):
                 raise ScoreError(self.service.name, deployment.version)
-            latency_us = (perf_counter_ns() - started) // 1000
+            latency_us = (self.timer() - started) // 1000
         else:
             tally = tally or self.tally
             scores = self._judged(deployment, role, lineup.models[deployment.digest], rows.inputs, tally)
-            latency_us = (perf_counter_ns() - started) // 1000
+            latency_us = (self.timer() - started) // 1000
             tally.answered(deployment.id, role, latency_us)
         service, model, version, columns = self.service.name, deployment.model, deployment.version, self.plan_of(lineup, deployment).columns
         return [

@@ -46,7 +46,7 @@ from tidemill.serving.protocols.base import ID
 from tidemill.serving.protocols.describe import openapi
 from tidemill.serving.renewal import Renewal, Takes
 from tidemill.serving.score import Scorer
-from tidemill.serving.shadow import Shadows
+from tidemill.serving.shadow import Comparing, Shadows
 from tidemill.serving.tls import Tls
 from tidemill.serving.tokens import Access, Action, Tokens
 from tidemill.serving.tracing import Timed, Tracer, begin
@@ -114,7 +114,7 @@ class ModelServer:
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="tidemill-score")
         self._closed = False
         self.conditions = Conditions(clock)
-        self.shadows: dict[int, Shadows] = {}
+        self.shadows: dict[int, Comparing] = {}
         self.endpoints: dict[str, Endpoint] = {}
         self._pressure = Pressure()
         self._bodies = Bodies(self.settings.max_body_bytes, self.settings.body_s)
@@ -123,7 +123,7 @@ class ModelServer:
         self._pages = Pages(
             self.endpoints,
             self.writers,
-            tuple(self.shadows.values()),
+            self.shadows,
             self.conditions,
             clock,
             lambda: self.stopping,

@@ -68,7 +68,7 @@ class Watch:
         """End, and tell the rest of the counts, unless nobody would hear it."""
         self._stop.set()
         if not self._conditions.has("ledger"):
-            self._tell_counts()
+            self.tell_counts()
             self._tell_conditions([])
 
     def refresh(self) -> dict[str, bool | str]:
@@ -108,7 +108,7 @@ class Watch:
         while not self._stop.wait(pause):
             self._asked_at = monotonic()
             self.refresh()
-            self._tell_counts()
+            self.tell_counts()
             self._tell_conditions(self._conditions.current())
             self._asked_at = None
             pause = min(_LONGEST_S, 2 * pause) if self._conditions.has("ledger") else self._poll_s
@@ -124,7 +124,7 @@ class Watch:
                     self._conditions.state(name, "ledger", said, without_ledger(_live(endpoint)))
             self._publish()
 
-    def _tell_counts(self) -> None:
+    def tell_counts(self) -> None:
         """State what versions under comparison did since the last time, where the loop that judges them finds it."""
         if self._report is None or self._conditions.has("ledger"):
             return

@@ -25,7 +25,7 @@ def main(arguments: Sequence[str]) -> None:
     app = load(target)
     app.share(Board(Path(folder), index))
     threading.Thread(target=_end_with_supervisor, name="tidemill-supervisor", daemon=True).start()
-    serve(app, host=host, port=int(port))
+    serve(app, host=host, port=int(port), target=target)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tidemill.core.errors import InvalidError, UnavailableError
-from tidemill.training.priority import Priority
+from tidemill.core.priority import Priority
 
 
 class ProcessTrainer:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, cast
 
-from tidemill.training.priority import Priority, Share
+from tidemill.core.priority import Priority, Share
 
 
 def resolve(module: str, name: str) -> Callable[..., Any]:

@@ -11,10 +11,10 @@ import lightgbm
 import pytest
 from tests.unit.training.conftest import make_rows
 
+from tidemill.core.priority import LEAST, LONG_S, NICE, Priority, Ran
 from tidemill.training import Share, deterministic, encode, lightgbm_model
 from tidemill.training.embedded import ProcessTrainer
 from tidemill.training.ports import TrainingSet
-from tidemill.training.priority import LEAST, LONG_S, NICE, Priority, Ran
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="scheduling classes are Linux's")
 
@@ -132,7 +132,7 @@ def test_who_may_not_be_lifted_says_what_to_do_once_a_training(caplog: pytest.Lo
 LIFT = """
 import json, os, threading
 from pathlib import Path
-from tidemill.training.priority import LONG_S, Ran, Share
+from tidemill.core.priority import LONG_S, Ran, Share
 counts = iter([Ran(), Ran(1.0, LONG_S)])
 share = Share("idle", ran=lambda: next(counts))
 share.begin()

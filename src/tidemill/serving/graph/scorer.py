@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from time import perf_counter_ns
 from typing import Any
 
 from tidemill.core.definitions import Service
@@ -106,7 +105,7 @@ class GraphScorer(Scorer):
         tally = tally or self.tally
         graph, plan = lineup.models[deployment.digest], self.plan_of(lineup, deployment)
         assert isinstance(graph, GraphModel)
-        compared, started = len(lineup.deployments) > 1, perf_counter_ns()
+        compared, started = len(lineup.deployments) > 1, self.timer()
         walk = Walk(lambda by: self._keys(by, rows, plan.columns))
         try:
             scores, routes = graph.answer(Base(plan.columns, len(rows.ids), rows=rows.inputs, texts=graph.texts), walk)
@@ -118,7 +117,7 @@ class GraphScorer(Scorer):
             kept = getattr(self._local, "spent", None)
             if kept is not None:
                 kept += walk.spent
-        latency_us = (perf_counter_ns() - started) // 1000
+        latency_us = (self.timer() - started) // 1000
         if compared:
             tally.answered(deployment.id, role, latency_us)
         return [

@@ -1,9 +1,9 @@
-"""How trainings share the processors with serving: what `training.priority` means to the operating system.
+"""How work that can wait shares the processors with serving: what `training.priority` means to the operating system.
 
 `idle` is Linux's class for work that runs when nobody else wants to: whoever wakes up to answer a request takes the processor at once, where a
 merely nicer process goes on for some milliseconds first. It keeps a few per cent of a busy processor, so a training on a machine that is always
 full still ends, late. `Share` sees to it that this does not go on: it gives a training that hardly runs for a minute the priority
-`low` until it has ended, or says that it may not (Linux lets only those leave the class who may lower their niceness).
+`low` until it has ended, or says that it may not (Linux lets only those leave the class who may lower their niceness). Shadows are treated alike.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ LONG_S, LEAST = 60.0, 0.05
 _TASKS = Path("/proc/self/task")
 
 
-def step_back(priority: Priority) -> None:
+def step_back(priority: Priority, nice: int = NICE) -> None:
     """Give this process, and those that it starts from now on, a priority. Where there is no idle class it is as `low`, without either as `normal`."""
     if priority == "normal" or not hasattr(os, "nice"):
         return
-    nicer = os.nice(NICE)
+    nicer = os.nice(nice)
     if sys.platform == "linux":  # there, both are a thread's, and libraries begin threads when they are imported
         for thread in _threads():
             _told(os.setpriority, os.PRIO_PROCESS, thread, nicer)
@@ -49,13 +49,16 @@ class Ran:
 
 
 class Share:
-    """Gives this process the priority of trainings, and looks after what it gets of the processors when that is `idle`.
+    """Gives this process its priority, and looks after what it gets of the processors when that is `idle`.
 
     Args:
         priority: from the settings.
         ran: says what the process has had until now; None where the system does not tell.
         lift: leaves the idle class. Raises `PermissionError` when it must not.
         back: goes into the idle class again.
+        nice: how much nicer it becomes.
+        what: whose it is, in the log.
+        advice: what to do where it may not be lifted.
     """
 
     def __init__(
@@ -65,10 +68,14 @@ class Share:
         ran: Callable[[], Ran | None] | None = None,
         lift: Callable[[], None] | None = None,
         back: Callable[[], None] | None = None,
+        nice: int = NICE,
+        what: str = "training",
+        advice: str = "set training.priority=low, or train when the machine has less to do",
     ) -> None:
         self.lifted = False
         self._priority = priority
         self._ran, self._lift, self._back = ran or _process_ran, lift or _lift, back or _back
+        self._nice, self._what, self._advice = nice, what, advice
         self._before = Ran()
         self._starved_s = 0.0
         self._said = False
@@ -76,13 +83,13 @@ class Share:
 
     def begin(self) -> None:
         """Step back; and look every `LOOK_S`, from a thread."""
-        step_back(self._priority)
+        step_back(self._priority, self._nice)
         if self._priority == "idle" and _TASKS.is_dir():
             self._before = self._ran() or Ran()
             threading.Thread(target=self._look_often, name="tidemill-share", daemon=True).start()
 
     def ended(self) -> None:
-        """A training has ended, or there is none: the next one begins as the settings say."""
+        """A training has ended, or there is none: what comes next begins as the settings say."""
         with self._lock:
             self._starved_s, self._said = 0.0, False
             if self.lifted:
@@ -112,10 +119,10 @@ class Share:
             self._lift()
         except OSError:
             self._said = True
-            logger.warning("training.starved: set training.priority=low, or train when the machine has less to do", extra=facts)
+            logger.warning(f"{self._what}.starved: {self._advice}", extra=facts)
             return
         self.lifted = True
-        logger.warning("training.lifted: it hardly ran; it has the priority low until it ends", extra=facts)
+        logger.warning(f"{self._what}.lifted: it hardly ran; it has the priority low for now", extra=facts)
 
     def _look_often(self) -> None:
         pause = threading.Event()
