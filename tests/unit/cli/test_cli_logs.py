@@ -24,7 +24,7 @@ async def app(scope, receive, send):
         raise RuntimeError("on purpose")
 
 
-asyncio.run(_serve(app, "127.0.0.1", int(sys.argv[1]), {}))
+asyncio.run(_serve(app, "127.0.0.1", int(sys.argv[1]), None))
 """
 
 
