@@ -37,25 +37,15 @@ _NAMES = ("api", "server", "reconciler", "trainer", "follower")
 @click.option("--supervised", is_flag=True, help="Stop when standard input ends; begin no new ledger.")
 def process(name: str, project: Path, overrides: Sequence[str], supervised: bool) -> None:
     """Run one of the processes until it is told to stop."""
+    from tidemill.ledger.opening import BEGUN
     from tidemill.platform.config import load_config
     from tidemill.platform.project import find_project
 
-    config = load_config(find_project(project), overrides)
-    write_logs(config)
+    write_logs(load_config(find_project(project), overrides))
     if supervised:
-        _same_ledger(config.stack.ledger)
+        os.environ[BEGUN] = "1"  # by the supervisor: a new one in its place would tell model servers that nothing is live
         threading.Thread(target=_stop_with_parent, daemon=True).start()
     _PROCESSES[name](project, overrides)
-
-
-def _same_ledger(url: str) -> None:
-    """The supervisor began with a ledger. Raises `LedgerGoneError` while it is not there: a new one in its place would tell model servers that nothing is live."""
-    from tidemill.core.errors import LedgerGoneError
-    from tidemill.ledger.opening import sqlite_path
-
-    path = sqlite_path(url)
-    if path is not None and not path.exists():
-        raise LedgerGoneError(f"the ledger {path} is not there; put it back as it was, nothing needs to be started anew")
 
 
 def _stop_with_parent() -> None:

@@ -15,6 +15,9 @@ from tidemill.ledger.servers import connected, shown
 HEAD = "0002"
 """The revision that `schema.py` describes; a test holds it equal to the newest file in `migrations/versions`."""
 
+BEGUN = "TIDEMILL_LEDGER_BEGUN"
+"""Set for processes, and those that they start, that others have begun a ledger for: they make none when its file is not there."""
+
 _REMOTE = frozenset(
     [
         "nfs",

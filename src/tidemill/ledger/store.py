@@ -20,7 +20,7 @@ from tidemill.core.digests import canonical_json
 from tidemill.core.errors import InvalidError, LedgerGoneError
 from tidemill.core.opened import OpenedFile, connect_existing
 from tidemill.ledger import schema, servers
-from tidemill.ledger.opening import prepare, sqlite_path
+from tidemill.ledger.opening import BEGUN, prepare, sqlite_path
 from tidemill.ledger.queue import WriteQueue, queue_for
 
 _METRIC = """INSERT INTO metric (run_id, name, step, value, at_us) VALUES (?, ?, ?, ?, ?)
@@ -71,6 +71,8 @@ class Ledger:
         self._pid = os.getpid()
         self._opening = threading.Lock()
         self._raw: sqlite3.Connection | None = None
+        if self._path and os.environ.get(BEGUN) and not self._path.exists():
+            raise LedgerGoneError(f"the ledger {self._path} is not there; put it back as it was, nothing needs to be started anew")
         self._queue: WriteQueue | None = queue_for(self._path) if self._path else None
         self._file = None if self._queue is None else self._begun(self._queue)
         self.engine = _engine(self.url, self._path, grouped=self._queue is not None and self._queue.groups)
