@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -52,7 +51,7 @@ def label_statements(label: Label, writer: str, stated: Sequence[Stated], *, now
     """What a writer says, as `LabelStore.write` takes it. A null value takes a label back.
 
     Raises:
-        InvalidError: the writer is not one of the label's, a time lies ahead or before the event, a value is not finite, or there are too many.
+        InvalidError: the writer is not one of the label's, a time lies ahead or before the event, a value is not between 0 and 1, or there are too many.
     """
     if not writer or writer.startswith("table:"):
         raise InvalidError(f"{writer!r} cannot be the name of a writer; 'table:…' is how the label's own table is called")
@@ -74,8 +73,8 @@ def _row(label: Label, writer: str, item: Stated, now_us: int) -> LabelRow:
         )
     if event > known:
         raise InvalidError(f"the label of {item.key!r} happened at {format_instant(event)}, after it was known; swap event and known")
-    if item.value is not None and not math.isfinite(item.value):
-        raise InvalidError(f"the label of {item.key!r} is {item.value}; send a finite number, or null to take it back")
+    if item.value is not None and not 0 <= item.value <= 1:  # nor is NaN
+        raise InvalidError(f"the label of {item.key!r} is {item.value}; send 0, 1 or a number between, or null to take it back")
     return LabelRow(label.name, item.key, item.value, event, known, writer)
 
 

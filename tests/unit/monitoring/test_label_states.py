@@ -104,8 +104,8 @@ def test_a_push_states_and_takes_back(tmp_path: Path) -> None:
         (Stated("a", 1.0), {"writer": ""}, "cannot be the name"),
         (Stated("a", 1.0, known_us=101), {}, "still to come"),
         (Stated("a", 1.0, event_us=60, known_us=50), {}, "swap event and known"),
-        (Stated("a", float("nan")), {}, "finite number"),
-        (Stated("a", float("inf")), {}, "finite number"),
+        (Stated("a", float("nan")), {}, "send 0, 1 or a number between"),
+        (Stated("a", float("inf")), {}, "send 0, 1 or a number between"),
         (Stated("", 1.0), {}, "without a key"),
     ],
 )
