@@ -1,14 +1,15 @@
 """Counts of several server processes, added up wherever one of them is asked: a folder with one small file a process.
 
-A process writes its file before it adds up, and at every look at the deployments, so what a scraper is told never goes back,
-whichever process answers. Files of processes that have ended stay, and with them what they counted.
+A process writes its file before it adds up, and at every look at the deployments, and adds up what it wrote, so what a scraper is told never
+goes back, whichever process answers. Files of processes that have ended stay, and with them what they counted.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,14 @@ import msgspec
 from tidemill.core.conditions import Condition, merged
 from tidemill.serving.metrics import ServiceMetrics
 
-Services = Mapping[str, ServiceMetrics]
+
+@dataclass(frozen=True)
+class Counts:
+    """What one process has counted: of each service (`ServiceMetrics.facts`), of this moment, and since it started."""
+
+    services: Mapping[str, Mapping[str, Any]]
+    now: Mapping[str, int]
+    ever: Mapping[str, int]
 
 
 class Board:
@@ -28,23 +36,21 @@ class Board:
         self._lock = threading.Lock()
         self._file = folder / f"{name}.{os.getpid()}.json"
 
-    def write(self, services: Services, now: Mapping[str, int], ever: Mapping[str, int], conditions: Sequence[Condition] = ()) -> None:
-        """Say what this process has counted, and what it has to do without."""
-        facts = {name: metrics.facts() for name, metrics in services.items()}
-        said = {"services": facts, "now": now, "ever": ever, "conditions": conditions}
+    def write(self, count: Callable[[], Counts], conditions: Sequence[Condition] = ()) -> Counts:
+        """Say what this process has counted, and what it has to do without. Returns what was said."""
         part = self._file.with_suffix(".part")
-        with self._lock:
-            part.write_bytes(msgspec.json.encode(said))
+        with self._lock:  # counted within: what another thread counted before must not replace it
+            said = count()
+            part.write_bytes(msgspec.json.encode({**asdict(said), "conditions": conditions}))
             part.replace(self._file)
+        return said
 
-    def together(
-        self, services: Services, now: Mapping[str, int], ever: Mapping[str, int]
-    ) -> tuple[dict[str, ServiceMetrics], dict[str, int], dict[str, int]]:
-        """All processes' counts: the given ones of this process and what the others last said."""
-        total = {name: ServiceMetrics() for name in services}
-        for name, metrics in services.items():
-            total[name].add(metrics.facts())
-        at_present, at_all = dict(now), dict(ever)
+    def together(self, mine: Counts) -> tuple[dict[str, ServiceMetrics], dict[str, int], dict[str, int]]:
+        """All processes' counts: what this one and the others last said."""
+        total = {name: ServiceMetrics() for name in mine.services}
+        for name, facts in mine.services.items():
+            total[name].add(facts)
+        at_present, at_all = dict(mine.now), dict(mine.ever)
         newest = self._newest()
         for path, said in self._others():
             for name, facts in said["services"].items():

@@ -13,7 +13,7 @@ from tidemill.core.conditions import Condition
 from tidemill.core.errors import TidemillError
 from tidemill.core.instants import SECOND_US, format_instant
 from tidemill.serving import metrics, protocol
-from tidemill.serving.board import Board
+from tidemill.serving.board import Board, Counts
 from tidemill.serving.conditions import Conditions, exposition
 from tidemill.serving.endpoint import Endpoint
 from tidemill.serving.feast import FeatureRoutes
@@ -147,8 +147,8 @@ class Pages:
             gauges |= {name: dict(values) for name, values in _if_there(self._streams).items()}
         services, now, ever = self._services(), self._now(), self._ever()
         if self.board is not None:
-            self.publish()
-            services, now, ever = self.board.together(services, now, ever)
+            self._look()
+            services, now, ever = self.board.together(self.board.write(self._counts, self._own.current()))
         gauges |= {name: {"": value} for name, value in (now | ever).items()}
         asked = services.pop(_FEATURES, None)
         text = metrics.render(services, gauges, exemplars=opened)
@@ -159,10 +159,16 @@ class Pages:
 
     def publish(self) -> None:
         """Look at some of what was answered, and put this process's counts where the others add them to theirs."""
+        self._look()
+        if self.board is not None:
+            self.board.write(self._counts, self._own.current())
+
+    def _look(self) -> None:
         for endpoint in self._endpoints.values():
             endpoint.metrics.look()
-        if self.board is not None:
-            self.board.write(self._services(), self._now(), self._ever(), self._own.current())
+
+    def _counts(self) -> Counts:
+        return Counts({name: one.facts() for name, one in self._services().items()}, self._now(), self._ever())
 
     def _services(self) -> dict[str, metrics.ServiceMetrics]:
         """Counters by service; those of the feature server are under a name that no service can have."""

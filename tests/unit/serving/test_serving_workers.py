@@ -5,10 +5,12 @@ import os
 import re
 import signal
 import subprocess
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -18,7 +20,7 @@ from tests.unit.serving.test_serving_process import Load
 
 from tidemill.core.conditions import Condition
 from tidemill.core.errors import UnavailableError
-from tidemill.serving.board import Board
+from tidemill.serving.board import Board, Counts
 from tidemill.serving.embedded import SqlitePredictionLog
 from tidemill.serving.metrics import ServiceMetrics
 from tidemill.serving.workers import supervise
@@ -131,6 +133,10 @@ def test_workers_that_cannot_start_are_given_up(monkeypatch: pytest.MonkeyPatch)
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def counts(metrics: ServiceMetrics, degraded: int = 0, waiting: int = 0, lost: int = 0) -> Counts:
+    return Counts({"late": metrics.facts()}, {"log_degraded": degraded, "log_backlog_rows": waiting}, {"log_lost_total": lost})
+
+
 def test_a_board_adds_up_what_lives_and_what_has_ended(tmp_path: Path) -> None:
     metrics = []
     for n in (1, 2, 4):
@@ -142,22 +148,45 @@ def test_a_board_adds_up_what_lives_and_what_has_ended(tmp_path: Path) -> None:
     boards = [Board(tmp_path, name) for name in "aab"]
     for number, board in enumerate(boards):  # as three processes, of which the second took the first one's place
         board._file = tmp_path / f"{'aab'[number]}.{number}.json"
-        board.write({"late": metrics[number]}, {"log_degraded": 1, "log_backlog_rows": 5}, {"log_lost_total": 7})
+        board.write(partial(counts, metrics[number], degraded=1, waiting=5, lost=7))
         os.utime(board._file, (number, number))
     gone = Condition("late", "model", 7, "means", "why")
-    boards[0].write({"late": metrics[0]}, {}, {}, [replace(gone, cause="ledger")])
+    boards[0].write(partial(counts, metrics[0]), [replace(gone, cause="ledger")])
     os.utime(boards[0]._file, (0, 0))
-    boards[1].write({"late": metrics[1]}, {"log_degraded": 1, "log_backlog_rows": 5}, {"log_lost_total": 7}, [gone])
+    boards[1].write(partial(counts, metrics[1], degraded=1, waiting=5, lost=7), [gone])
     os.utime(boards[1]._file, (1, 1))
     assert boards[2].conditions([replace(gone, since_us=9)]) == [gone], "noticed first by another; one that has ended does not count"
-    boards[0].write({"late": metrics[0]}, {"log_degraded": 1, "log_backlog_rows": 5}, {"log_lost_total": 7})
+    boards[0].write(partial(counts, metrics[0], degraded=1, waiting=5, lost=7))
     os.utime(boards[0]._file, (0, 0))
-    total, now, ever = boards[2].together({"late": metrics[2]}, {"log_degraded": 0, "log_backlog_rows": 1}, {"log_lost_total": 0})
+    total, now, ever = boards[2].together(counts(metrics[2], waiting=1))
     assert (total["late"].requests, total["late"].errors[400], total["late"].predictions[1, "live"]) == (7, 7, 70)
     assert sum(total["late"].latency.counts) == 3
     assert now == {"log_degraded": 1, "log_backlog_rows": 6}
     assert ever == {"log_lost_total": 14}
     assert metrics[2].requests == 4
+
+
+def test_what_was_counted_before_does_not_replace_what_was_counted_after(tmp_path: Path) -> None:
+    """One thread of a process has counted and is slow to write while another one counts: a scraper asking elsewhere must not see the older count."""
+    mine, other = Board(tmp_path, "a"), Board(tmp_path, "b")
+    other._file = tmp_path / "b.0.json"
+    metrics, begun, go_on = ServiceMetrics(), threading.Event(), threading.Event()
+
+    def slowly() -> Counts:
+        said = counts(metrics)
+        begun.set()
+        go_on.wait(0.2)
+        return said
+
+    slow = threading.Thread(target=mine.write, args=(slowly,))
+    slow.start()
+    begun.wait()
+    metrics.requests = 5
+    told = mine.together(mine.write(partial(counts, metrics)))[0]["late"].requests
+    go_on.set()
+    slow.join()
+    assert told == 5
+    assert other.together(counts(ServiceMetrics()))[0]["late"].requests >= told
 
 
 def test_one_request_over_two_workers_on_the_wire(stack: Stack) -> None:
