@@ -20,6 +20,10 @@ class AroundLog:
         """Into the other log."""
         self._log.append(predictions)
 
+    def relax(self) -> None:
+        """The other log."""
+        self._log.relax()
+
     def read(
         self, service: str, *, from_us: int = 0, until_us: int | None = None, roles: Iterable[Role] | None = None
     ) -> Iterator[Prediction]:

@@ -191,6 +191,10 @@ class PredictionLog(Protocol):
         """Store predictions. Raises `UnavailableError` (disk full …): then none is acknowledged."""
         ...
 
+    def relax(self) -> None:
+        """From now on, what this process appends survives a killed process and not for sure a power cut: nobody waits for it."""
+        ...
+
     def read(
         self, service: str, *, from_us: int = 0, until_us: int | None = None, roles: Iterable[Role] | None = None
     ) -> Iterator[Prediction]:

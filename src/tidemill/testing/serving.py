@@ -259,6 +259,10 @@ class PredictionLogContract(Contract):
         assert found == [prediction(i) for i in range(len(found))]
         assert len(found) in (_MANY * (last + 1), _MANY * (last + 2))
 
+    def test_relaxed_appends_survive_kill_9_as_well(self, reopen: Callable[[], PredictionLog]) -> None:
+        last = until_killed(_append_relaxed, reopen)[-1]
+        assert len(list(reopen().read("svc"))) in (_MANY * (last + 1), _MANY * (last + 2))
+
     def test_once_the_first_record_stands(self, log: PredictionLog, reopen: Callable[[], PredictionLog]) -> None:
         log.append([prediction(1), prediction(1, score=9.0), prediction(1, role="shadow", version=2)])
         reopen().append([prediction(1, score=8.0)])
@@ -349,6 +353,11 @@ class PredictionLogContract(Contract):
 
 
 _MANY = 500
+
+
+def _append_relaxed(log: PredictionLog, report: Report) -> None:
+    log.relax()
+    _append_for_ever(log, report)
 
 
 def _append_for_ever(log: PredictionLog, report: Report) -> None:

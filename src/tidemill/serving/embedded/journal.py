@@ -61,6 +61,10 @@ class Journal:
             raise
         self._size += len(frames)
 
+    def relax(self) -> None:
+        """From now on, do without `sync`."""
+        self._sync = False
+
     def _move_on(self) -> None:
         """Have a segment to write to: the one filled with zeros, if this one has none left and the other is there."""
         if self._sync and self._next is None and self._size >= self._busy:

@@ -110,6 +110,12 @@ class SqlitePredictionLog(Claims):
         if group.error is not None:
             raise group.error
 
+    def relax(self) -> None:
+        with self._commit:
+            if self._journal is not None:
+                self._journal.relax()
+            self._writer.execute("PRAGMA synchronous=NORMAL")
+
     def _store(self, groups: list[_Group]) -> None:
         failure: UnavailableError | None = None
         try:
