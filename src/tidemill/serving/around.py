@@ -16,13 +16,9 @@ class AroundLog:
     def __init__(self, log: PredictionLog) -> None:
         self._log = log
 
-    def append(self, predictions: Sequence[Prediction]) -> None:
+    def append(self, predictions: Sequence[Prediction], *, durable: bool = True) -> None:
         """Into the other log."""
-        self._log.append(predictions)
-
-    def relax(self) -> None:
-        """The other log."""
-        self._log.relax()
+        self._log.append(predictions, durable=durable)
 
     def read(
         self, service: str, *, from_us: int = 0, until_us: int | None = None, roles: Iterable[Role] | None = None

@@ -103,7 +103,8 @@ class Mirrored:
             by_log.setdefault(id(self._app.endpoints[prediction.service].scorer.log), []).append(prediction)
         try:
             for predictions in by_log.values():
-                self._app.endpoints[predictions[0].service].scorer.log.append(predictions)
+                log = self._app.endpoints[predictions[0].service].scorer.log
+                log.append(predictions, durable=False)  # the disk has one journal, and whoever answers waits for it
         except TidemillError as error:
             logger.warning("shadows.not_logged", extra={"reason": str(error)})
             return False
@@ -175,7 +176,4 @@ def main(arguments: Sequence[str]) -> None:
         signal.signal(number, signal.SIG_IGN)  # told to the group; the server first finishes what is in flight
     target, file, size, rows = arguments
     share = Share("idle", nice=0, what="shadows", advice="the machine is full, and what their process has no time for is dropped")
-    app = load(target)
-    for endpoint in app.endpoints.values():
-        endpoint.scorer.log.relax()  # the disk has one journal, and whoever answers waits for it
-    Mirrored(app, Ring(int(file), int(size), int(rows)), now_ns=running_ns(), share=share).run(_ended)
+    Mirrored(load(target), Ring(int(file), int(size), int(rows)), now_ns=running_ns(), share=share).run(_ended)

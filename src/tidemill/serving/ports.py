@@ -187,12 +187,11 @@ class PredictionLog(Protocol):
         thin: a thin row keeps id, version, role, time, score and latency, and is there once; its columns are `THIN`.
     """
 
-    def append(self, predictions: Sequence[Prediction]) -> None:
-        """Store predictions. Raises `UnavailableError` (disk full …): then none is acknowledged."""
-        ...
+    def append(self, predictions: Sequence[Prediction], *, durable: bool = True) -> None:
+        """Store predictions. Raises `UnavailableError` (disk full …): then none is acknowledged.
 
-    def relax(self) -> None:
-        """From now on, what this process appends survives a killed process and not for sure a power cut: nobody waits for it."""
+        Those that are not `durable`, for which nobody waits, survive a killed process and not for sure a power cut.
+        """
         ...
 
     def read(

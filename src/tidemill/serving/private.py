@@ -22,9 +22,10 @@ class PrivateLog(AroundLog):
         self._private = {name: columns for name, columns in private.items() if columns}
         self._masker = masker
 
-    def append(self, predictions: Sequence[Prediction]) -> None:
+    def append(self, predictions: Sequence[Prediction], *, durable: bool = True) -> None:
         """Mask and store."""
-        self._log.append([self._masked(p) if p.service in self._private else p for p in predictions] if self._private else predictions)
+        masked = [self._masked(p) if p.service in self._private else p for p in predictions] if self._private else predictions
+        self._log.append(masked, durable=durable)
 
     def _masked(self, p: Prediction) -> Prediction:
         private, mask = self._private[p.service], self._masker

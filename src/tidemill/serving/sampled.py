@@ -40,8 +40,8 @@ class SampledLog(AroundLog):
         super().__init__(log)
         self._share = share
 
-    def append(self, predictions: Sequence[Prediction]) -> None:
+    def append(self, predictions: Sequence[Prediction], *, durable: bool = True) -> None:
         """Keep those that are sampled."""
         kept = [p for p in predictions if is_kept(p.id, self._share)]
         if kept:
-            self._log.append(kept)
+            self._log.append(kept, durable=durable)

@@ -124,7 +124,7 @@ class _Kept:
     def __init__(self) -> None:
         self.rows: list[Prediction] = []
 
-    def append(self, predictions: Any) -> None:
+    def append(self, predictions: Any, *, durable: bool = True) -> None:
         self.rows += predictions
 
 

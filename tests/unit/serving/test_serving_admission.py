@@ -30,9 +30,9 @@ class Gated(AroundLog):
         super().__init__(log)
         self.gate = threading.Event()
 
-    def append(self, predictions: Sequence[Prediction]) -> None:
+    def append(self, predictions: Sequence[Prediction], *, durable: bool = True) -> None:
         self.gate.wait(60)
-        super().append(predictions)
+        super().append(predictions, durable=durable)
 
 
 def logged(stack: Stack) -> int:

@@ -74,7 +74,7 @@ class Log:
         self.may = threading.Event()
         self.may.set()
 
-    def append(self, predictions: Sequence[Prediction]) -> None:
+    def append(self, predictions: Sequence[Prediction], *, durable: bool = True) -> None:
         self.may.wait()
         if self.error:
             raise self.error

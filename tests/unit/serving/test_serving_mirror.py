@@ -244,10 +244,10 @@ def test_scores_that_cannot_be_logged_are_made_again(stack: Stack, large: Ring) 
     full = [True]
 
     class Full(AroundLog):
-        def append(self, predictions: Sequence[Prediction]) -> None:
+        def append(self, predictions: Sequence[Prediction], *, durable: bool = True) -> None:
             if full[0]:
                 raise UnavailableError("the disk is full")
-            super().append(predictions)
+            super().append(predictions, durable=durable)
 
     async def script(local: Local) -> None:
         hand_over(local, large, answers(local, 5))

@@ -292,13 +292,13 @@ class FullDisk:
     def __init__(self, inner: SqlitePredictionLog) -> None:
         self.inner, self.full, self.stall_s = inner, False, 0.0
 
-    def append(self, predictions: Sequence[Prediction]) -> None:
+    def append(self, predictions: Sequence[Prediction], *, durable: bool = True) -> None:
         import time
 
         time.sleep(self.stall_s)
         if self.full:
             raise UnavailableError("the prediction log cannot be written: database or disk is full")
-        self.inner.append(predictions)
+        self.inner.append(predictions, durable=durable)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)

@@ -84,9 +84,9 @@ class Counted(AroundLog):
         super().__init__(log)
         self.times = 0
 
-    def append(self, predictions: Sequence[Prediction]) -> None:
+    def append(self, predictions: Sequence[Prediction], *, durable: bool = True) -> None:
         self.times += any(p.role == "shadow" for p in predictions)
-        super().append(predictions)
+        super().append(predictions, durable=durable)
 
 
 def test_shadows_are_logged_together_each_with_its_own_score(stack: Stack) -> None:

@@ -46,28 +46,25 @@ class Journal:
         self._zeroed = 0
         self._next: Ahead | None = None
 
-    def append(self, bodies: Sequence[bytes]) -> None:
-        """Keep frames: with `sync` they survive a power cut when this returns. Raises `OSError`; then none of them is there."""
-        self._move_on()
+    def append(self, bodies: Sequence[bytes], *, durable: bool = True) -> None:
+        """Keep frames: with `sync`, `durable` ones survive a power cut when this returns. Raises `OSError`; then none of them is there."""
+        sync = self._sync and durable
+        self._move_on(sync)
         frames = b"".join(part for body in bodies for part in (_HEAD.pack(len(body), zlib.crc32(body)), body))
         try:
             written = 0
             while written < len(frames):
                 written += os.write(self._file, memoryview(frames)[written:])
-            if self._sync:
+            if sync:
                 os.fdatasync(self._file)
         except OSError:
             self._take_back()
             raise
         self._size += len(frames)
 
-    def relax(self) -> None:
-        """From now on, do without `sync`."""
-        self._sync = False
-
-    def _move_on(self) -> None:
+    def _move_on(self, sync: bool) -> None:
         """Have a segment to write to: the one filled with zeros, if this one has none left and the other is there."""
-        if self._sync and self._next is None and self._size >= self._busy:
+        if sync and self._next is None and self._size >= self._busy:
             self._next = Ahead(self._folder)
         if self._next is not None and self._size >= self._zeroed and (file := self._next.take()) is not None:
             self._leave()

@@ -48,10 +48,10 @@ _Value = TypeVar("_Value", tuple[str, ...], _Route)
 class _Group:
     """The rows of one `append`, and what became of them."""
 
-    __slots__ = ("done", "error", "frame", "rows")
+    __slots__ = ("done", "durable", "error", "frame", "rows")
 
-    def __init__(self, rows: list[_Row], frame: bytes) -> None:
-        self.rows, self.frame = rows, frame
+    def __init__(self, rows: list[_Row], frame: bytes, durable: bool) -> None:
+        self.rows, self.frame, self.durable = rows, frame, durable
         self.done = False
         self.error: UnavailableError | None = None
 
@@ -96,10 +96,11 @@ class SqlitePredictionLog(Claims):
             db.execute(f"PRAGMA {pragma}")
         return db
 
-    def append(self, predictions: Sequence[Prediction]) -> None:
+    def append(self, predictions: Sequence[Prediction], *, durable: bool = True) -> None:
         if not predictions:
             return
-        group = _Group([], _frame(predictions)) if self._journal is not None else _Group([_row(p) for p in predictions], b"")
+        ahead = self._journal is not None
+        group = _Group([] if ahead else [_row(p) for p in predictions], _frame(predictions) if ahead else b"", durable)
         with self._meet:
             self._waiting.append(group)
         with self._commit:
@@ -110,17 +111,11 @@ class SqlitePredictionLog(Claims):
         if group.error is not None:
             raise group.error
 
-    def relax(self) -> None:
-        with self._commit:
-            if self._journal is not None:
-                self._journal.relax()
-            self._writer.execute("PRAGMA synchronous=NORMAL")
-
     def _store(self, groups: list[_Group]) -> None:
         failure: UnavailableError | None = None
         try:
             if self._journal is not None:
-                self._journal.append([group.frame for group in groups])
+                self._journal.append([group.frame for group in groups], durable=any(group.durable for group in groups))
             else:
                 with self._transaction():
                     self._insert([row for group in groups for row in group.rows])
