@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from tidemill.console.gone import Models
 from tidemill.core.errors import ConfigError
+from tidemill.core.machine import near
 
 if TYPE_CHECKING:
     from tidemill.platform.root import Platform
 
 _PATIENCE_S, _FRESH_S = 1.5, 1.0
-_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where a server listens that listens everywhere, and where it is asked
 
 
 class ModelsAsked:
@@ -42,10 +42,9 @@ class ModelsAsked:
         config = self._platform.config
         host, port = self._host, self._port
         shown = address(config, host, port)
-        asked = _ANY.get(host, host)
         try:
             tls = tls_of(config, self._platform.project)
-            url = f"http{'s' if tls else ''}://{f'[{asked}]' if ':' in asked else asked}:{port}/v2/health"
+            url = f"http{'s' if tls else ''}://{near(host)}:{port}/v2/health"
             context = tls.itself() if tls else None
             with urllib.request.urlopen(url, timeout=_PATIENCE_S, context=context) as answer:  # noqa: S310 - http or https
                 return Models(shown, health=json.load(answer))

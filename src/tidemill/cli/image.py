@@ -21,6 +21,7 @@ from typing import Any
 import click
 
 from tidemill.cli.exits import code_of, explain
+from tidemill.core.machine import near
 
 TOKEN, STATE, OVERRIDES = "TIDEMILL_TOKEN", "TIDEMILL_STATE", "TIDEMILL_OVERRIDES"
 LOOPBACK, PORT = "127.0.0.1", 8401
@@ -54,7 +55,7 @@ def serve(folder: Path, host: str | None, port: int | None) -> None:
     host, port = host or asked[0], port or asked[1]
     tls_of(platform.config, platform.project, check=host)
     prepare(platform, folder, facts)
-    (state / ADDRESS).write_text(f"{_near(host)}:{port}", encoding="utf-8")
+    (state / ADDRESS).write_text(f"{near(host)}:{port}", encoding="utf-8")
     run(build_models(platform), host=host, port=port)
     platform.close()
 
@@ -89,12 +90,6 @@ def _status(url: str, trusts: ssl.SSLContext | None) -> int:
 
 def _state(folder: Path) -> Path:
     return Path(os.environ.get(STATE, folder / "state"))
-
-
-def _near(host: str) -> str:
-    """Where a server that listens at `host` is reached from its own machine."""
-    near = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(host, host)  # noqa: S104 - a comparison
-    return f"[{near}]" if ":" in near else near
 
 
 def _address(state: Path, port: int | None) -> str:

@@ -172,10 +172,7 @@ def failure(error: BaseException) -> tuple[int, bytes]:
 
 def headers_of(status: int, *, closing: bool = False) -> list[tuple[str, str]]:
     """Headers of a JSON answer; what was refused for now says when to ask again."""
-    headers = CLOSING if closing else JSON
-    if status == 401:
-        return [*headers, CHALLENGE]
-    return [*headers, RETRY] if status in LATER else headers
+    return [*(CLOSING if closing else JSON), *_hints(status)]
 
 
 def told_to(error: BaseException, status: int) -> list[tuple[str, str]]:
@@ -184,6 +181,11 @@ def told_to(error: BaseException, status: int) -> list[tuple[str, str]]:
         return [("allow", ", ".join(error.allowed))]
     if isinstance(error, SlowBodyError):
         return [("connection", "close")]
+    return _hints(status)
+
+
+def _hints(status: int) -> list[tuple[str, str]]:
+    """What a status tells the caller to do next."""
     return [CHALLENGE] if status == 401 else [RETRY] if status in LATER else []
 
 

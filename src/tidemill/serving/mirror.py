@@ -20,6 +20,7 @@ from time import monotonic
 
 import msgspec
 
+from tidemill.core.priority import NICE
 from tidemill.serving.ports import Prediction
 from tidemill.serving.ring import Ring
 from tidemill.serving.score import Lineup, Scorer
@@ -29,9 +30,9 @@ RING_BYTES = 16 << 20
 _STEP_S, _GRACE_S, _CLOSE_S = 0.2, 60.0, 8.0
 _SOONEST_S, _LATEST_S, _WELL_S = 0.2, 30.0, 30.0
 """The shortest and the longest pause before it is started again; after how long it was well."""
-_CODE = """
+_CODE = f"""
 import os, sys
-os.nice(10)  # as core.priority.NICE
+os.nice({NICE})
 from tidemill.serving.mirrored import main
 main(sys.argv[1:])
 """

@@ -145,8 +145,9 @@ class Pages:
             gauges["certificate_expires_seconds"] = {"": until / SECOND_US}
         if not self._own.has("ledger"):
             gauges |= {name: dict(values) for name, values in _if_there(self._streams).items()}
-        services, now, ever = self._services(), self._now(), self._ever()
-        if self.board is not None:
+        if self.board is None:
+            services, now, ever = self._services(), self._now(), self._ever()
+        else:
             self._look()
             services, now, ever = self.board.together(self.board.write(self._counts, self._own.current()))
         gauges |= {name: {"": value} for name, value in (now | ever).items()}

@@ -301,9 +301,7 @@ class Scorer:
         """Scored by a deployment. What versions of a rollout did is counted in `tally`, or the scorer's own."""
         started = self.timer()
         if len(lineup.deployments) == 1:
-            scores = lineup.models[deployment.digest].predict(rows.inputs).tolist()
-            if not all(map(isfinite, scores)):
-                raise ScoreError(self.service.name, deployment.version)
+            scores = self._predicted(deployment, lineup.models[deployment.digest], rows.inputs)
             latency_us = (self.timer() - started) // 1000
         else:
             tally = tally or self.tally
@@ -332,12 +330,15 @@ class Scorer:
     def _judged(self, deployment: Deployment, role: Role, model: LoadedModel, inputs: Inputs, tally: Tally) -> list[float]:
         """Scores by a version of a rollout: what raises, or is no number, is counted as its failure."""
         try:
-            scores: list[float] = model.predict(inputs).tolist()
-            if not all(map(isfinite, scores)):
-                raise ScoreError(self.service.name, deployment.version)
+            return self._predicted(deployment, model, inputs)
         except Exception:
             tally.failed(deployment.id, role)
             raise
+
+    def _predicted(self, deployment: Deployment, model: LoadedModel, inputs: Inputs) -> list[float]:
+        scores: list[float] = model.predict(inputs).tolist()
+        if not all(map(isfinite, scores)):
+            raise ScoreError(self.service.name, deployment.version)
         return scores
 
     def compare(self, answers: Sequence[Prediction], *, lineup: Lineup | None = None, tally: Tally | None = None) -> list[Prediction]:

@@ -1,8 +1,9 @@
 """Scoring comparisons after the answer is out, so that a shadow cannot fail it; and the thread for it, in a server that is not a process of its own.
 
-A server process has it done by another one (see `mirror`). It works in turns, with pauses in which requests gather, and scores them together, so that neither the thread nor the log is woken for each and
-the interpreter is held for a few microseconds a row. Together is what takes a millisecond: a model for which that is one group scores
-groups as they were answered, so that a shadow's times say what they would be as an answer's.
+A server process has it done by another one (see `mirror`). It works in turns, with pauses in which requests gather, and scores them together,
+so that neither the thread nor the log is woken for each and the interpreter is held for a few microseconds a row. Together is what takes a
+millisecond: a model for which that is one group scores groups as they were answered, so that a shadow's times say what they would be as an
+answer's.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from time import sleep
 from typing import Protocol
 
+from tidemill.core.priority import NICE
 from tidemill.serving.ports import Prediction
 from tidemill.serving.score import Lineup, Scorer
 from tidemill.serving.writer import Group, LogWriter
@@ -165,6 +167,6 @@ class Shadows(Comparer):
 
 def _step_back() -> None:
     try:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
     except (AttributeError, OSError):
         logger.debug("shadow.priority_unchanged")

@@ -6,9 +6,9 @@ import asyncio
 import json
 import re
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import pytest
 from tests.support.client import Client
 from tests.support.console_server import build
 from tests.support.sample_platform import SamplePlatform, sample
+from tests.support.waiting import until as wait
 
 from tidemill.api.gone import LedgerGone
 from tidemill.api.routes.events import follow
@@ -59,12 +60,7 @@ def away(home: Path) -> Iterator[None]:
     moved.rename(home / "ledger.db")
 
 
-def until(condition: Any) -> None:
-    for _ in range(1000):
-        if condition():
-            return
-        time.sleep(0.01)
-    raise AssertionError("waited for ten seconds")
+until = partial(wait, "it to come to pass", seconds=10)
 
 
 def test_a_page_says_since_when_what_goes_on_and_what_to_do(console: tuple[Any, str], platform: SamplePlatform, tmp_path: Path) -> None:

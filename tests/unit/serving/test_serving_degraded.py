@@ -2,14 +2,15 @@
 
 import asyncio
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.support.serving_kit import FULL, LATE, LOOKUP, Local, Reply, Sky, Stack, body
+from tests.support.waiting import until as wait
 
 from tidemill.core.definitions import FeatureView, Service
 from tidemill.core.errors import InvalidError, LostError, NotFoundError, UnavailableError
@@ -65,12 +66,7 @@ class World:
         return asyncio.run(go())
 
 
-def until(condition: Any) -> None:
-    for _ in range(500):
-        if condition():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it did not come to pass within 5 s")
+until = partial(wait, "it to come to pass", seconds=5)
 
 
 def test_fail_is_503_with_a_reason_and_recovers(tmp_path: Path) -> None:

@@ -4,13 +4,12 @@ import os
 import shutil
 import sqlite3
 import threading
-import time
-from collections.abc import Callable
 from functools import partial
 from itertools import count
 from pathlib import Path
 
 import pytest
+from tests.support.waiting import until as wait
 
 from tidemill.core.errors import UnavailableError
 from tidemill.serving.embedded import SqlitePredictionLog
@@ -50,13 +49,7 @@ def test_a_full_segment_is_followed_by_another(tmp_path: Path) -> None:
             assert mine is free
 
 
-def until(reached: Callable[[], bool]) -> None:
-    """Wait for a thread beside."""
-    for _ in range(3_000):
-        if reached():
-            return
-        time.sleep(0.01)
-    raise AssertionError("not reached within 30 s")
+until = partial(wait, "a thread beside", seconds=30)
 
 
 def busy_until_moved(journal: Journal, folder: Path) -> int:

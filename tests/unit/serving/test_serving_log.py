@@ -1,11 +1,12 @@
 """The prediction log and its writer when the disk does not play along."""
 
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
+from tests.support.waiting import until as wait
 
 from tidemill.core.errors import UnavailableError
 from tidemill.serving.embedded import SqlitePredictionLog
@@ -13,13 +14,7 @@ from tidemill.serving.ports import Prediction
 from tidemill.serving.writer import Group, LogWriter
 from tidemill.testing.serving import prediction
 
-
-def until(condition: Callable[[], bool]) -> None:
-    for _ in range(500):
-        if condition():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it did not come to pass within 5 s")
+until = partial(wait, "it to come to pass", seconds=5)
 
 
 def test_every_commit_is_synced(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import httpx
 import pytest
 from msgspec.structs import replace
 from tests.support.serving_kit import FULL, Local, Stack, body, free_port, run, server
+from tests.support.waiting import until as wait
 from tests.unit.serving.test_serving_process import Load
 from tests.unit.serving.test_serving_workers import metric, wait_for
 
@@ -52,12 +54,7 @@ def children(pid: int) -> list[int]:
     return [int(child) for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()]
 
 
-def until(what: str, condition: Callable[[], bool]) -> None:
-    for _ in range(1_000):
-        if condition():
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"waited ten seconds for {what}")
+until = partial(wait, seconds=10)
 
 
 # the ring

@@ -8,7 +8,6 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 from tests.support.serving_kit import FULL, Stack, body, free_port, server
+from tests.support.waiting import until as wait
 from tests.unit.serving.test_serving_process import Load
 
 from tidemill.core.conditions import Condition
@@ -54,12 +54,7 @@ def metric(port: int, secret: str, name: str) -> float:
     return sum(float(value) for value in re.findall(rf"^tidemill_serving_{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE))
 
 
-def wait_for(what: str, condition: Callable[[], bool]) -> None:
-    for _ in range(600):
-        if condition():
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"waited a minute for {what}")
+wait_for = partial(wait, seconds=60, every_s=0.1)
 
 
 @pytest.mark.slow

@@ -99,8 +99,8 @@ class SqlitePredictionLog(Claims):
     def append(self, predictions: Sequence[Prediction], *, durable: bool = True) -> None:
         if not predictions:
             return
-        ahead = self._journal is not None
-        group = _Group([] if ahead else [_row(p) for p in predictions], _frame(predictions) if ahead else b"", durable)
+        rows, frame = ([], _frame(predictions)) if self._journal is not None else ([_row(p) for p in predictions], b"")
+        group = _Group(rows, frame, durable)
         with self._meet:
             self._waiting.append(group)
         with self._commit:

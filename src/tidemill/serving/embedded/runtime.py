@@ -46,10 +46,8 @@ class OnnxRuntime:
         elif native is not None:
             platform, scoring = "lightgbm", Scoring(_lightgbm(native, len(features)), _explainer(native, len(features)))
         elif other is not None:
-            platform, scoring = (
-                other.removeprefix("tidemill_"),
-                self._readers[other]().read(Artifact(folder, flavors[other], features, categories)),
-            )
+            platform = other.removeprefix("tidemill_")
+            scoring = self._readers[other]().read(Artifact(folder, flavors[other], features, categories))
         else:
             raise RefusedError(f"the model folder has neither model.onnx nor model.txt, only the flavors {', '.join(flavors) or 'none'}")
         model = TabularModel(features, categories, scoring, platform)
