@@ -61,12 +61,15 @@ def _probes(booster: Any, width: int) -> Matrix:
     rng = np.random.default_rng(0)
     out = rng.normal(size=(_PROBES, width)) * 10.0 ** rng.integers(-2, 3, size=(_PROBES, width))
     by_feature: dict[int, list[float]] = {}
+    codes: set[int] = set()
     for tree in booster.dump_model()["tree_info"]:
         todo = [tree["tree_structure"]]
         while todo:
             node = todo.pop()
             if "threshold" not in node:
                 continue
+            if node["decision_type"] == "==":
+                codes.add(node["split_feature"])
             by_feature.setdefault(node["split_feature"], []).extend(float(v) for v in str(node["threshold"]).split("||"))
             todo += [node["left_child"], node["right_child"]]
     for feature, values in by_feature.items():
@@ -74,6 +77,7 @@ def _probes(booster: Any, width: int) -> Matrix:
         kind = rng.integers(0, 4, size=_PROBES)
         near = np.select([kind == 0, kind == 1, kind == 2], [picked, np.nextafter(picked, np.inf), np.nextafter(picked, -np.inf)], 0.0)
         out[:, feature] = np.where(rng.random(_PROBES) < 0.8, near, out[:, feature])
+    out[:, sorted(codes)] = np.trunc(out[:, sorted(codes)])  # categories are whole numbers: LightGBM cuts off what is not, ONNX compares
     out[rng.random(out.shape) < 0.1] = np.nan
     return out
 
