@@ -70,11 +70,17 @@ class Endpoint:
         """Use this event loop, and these threads for large groups."""
         self._loop, self._threads = loop, threads
 
-    def submit(self, call: Call) -> asyncio.Future[Answered]:
-        """Answer a call; the result says whether it is logged. Fails with what `Scorer.respond` and `Plan.inputs` raise."""
+    def submit(self, call: Call, *, alone: bool = False) -> asyncio.Future[Answered]:
+        """Answer a call; the result says whether it is logged. Fails with what `Scorer.respond` and `Plan.inputs` raise.
+
+        One that is `alone` in the server has nobody to meet: it does not wait for the loop to come round.
+        """
         future: asyncio.Future[Answered] = self._loop.create_future()
         self._waiting.append((call, future))
-        self._go_on()
+        if alone and not self._due and len(self._waiting) == 1:
+            self._flush()
+        else:
+            self._go_on()
         return future
 
     @property
@@ -250,14 +256,13 @@ class Endpoint:
 
     def _count(self, group: Sequence[Prediction]) -> None:
         self.metrics.offer(group)
-        version, role = group[0].version, group[0].role
-        if all(p.version == version and p.role == role and not p.degraded for p in group):  # nearly always, and quicker than one by one
-            self.metrics.predictions[version, role] += len(group)
-            return
-        for prediction in group:
-            self.metrics.predictions[prediction.version, prediction.role] += 1
-            if prediction.degraded:
-                self.metrics.degraded[prediction.degraded] += 1
+        kinds = {(p.version, p.role, p.degraded) for p in group}
+        for kind in kinds:  # nearly always one
+            rows = len(group) if len(kinds) == 1 else sum((p.version, p.role, p.degraded) == kind for p in group)
+            version, role, degraded = kind
+            self.metrics.predictions[version, role] += rows
+            if degraded:
+                self.metrics.degraded[degraded] += rows
 
 
 def at_once(cores: int) -> int:

@@ -348,7 +348,7 @@ def _plain(call: Call, model: str, answer: Any, logged: bool | str) -> _Plain:
 def answered(call: Call, model: str, answers: Sequence[Any], logged: bool | str) -> dict[str, Any]:
     """The response as a value."""
     first, n = answers[0], len(answers)
-    mixed = n > 1 and any(a.version != first.version or a.role != first.role for a in answers)
+    mixed = len({(a.version, a.role) for a in answers}) > 1
     outputs: list[dict[str, Any]] = [
         {"name": "score", "datatype": "FP64", "shape": [n], "data": [a.score for a in answers]},
         {"name": "id", "datatype": "BYTES", "shape": [n], "data": call.ids},

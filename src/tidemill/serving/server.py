@@ -302,7 +302,7 @@ class ModelServer:
                 of, call.trace = call.id, trace
                 self.host.check_time(call)
                 seconds = seconds_given(scope.headers.get(TIMEOUT_HEADER), call.parameters, self.settings.timeout_s)
-                answering = endpoint.submit(call)
+                answering = endpoint.submit(call, alone=self.in_flight == 1 and not seconds)
                 limit(answering, seconds, started)
                 answers, logged = await answering
                 body = protocol.answer(call, endpoint.scorer.service.name, answers, logged or "degraded")

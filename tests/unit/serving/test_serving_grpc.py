@@ -289,7 +289,7 @@ def test_a_request_whose_deadline_has_passed_is_not_computed(stack: Stack) -> No
         endpoint = local.app.endpoints["late"]
         held: list[Any] = []
         submit = endpoint.submit
-        endpoint.submit = lambda call: held.append(call) or asyncio.get_running_loop().create_future()  # type: ignore[method-assign, func-returns-value]
+        endpoint.submit = lambda call, **_: held.append(call) or asyncio.get_running_loop().create_future()  # type: ignore[method-assign, func-returns-value]
         late = await client.ask("ModelInfer", **typed(FULL, id="late"), within_s=0.2)
         assert len(held) == 1
         endpoint.submit = submit  # type: ignore[method-assign]
@@ -344,7 +344,7 @@ def test_a_caller_that_goes_is_not_answered_and_the_connection_goes_on(stack: St
         endpoint, loop = local.app.endpoints["late"], asyncio.get_running_loop()
         submit, asked = endpoint.submit, asyncio.Event()
         held: list[Any] = [loop.create_future()]
-        endpoint.submit = lambda call: asked.set() or held[0]  # type: ignore[method-assign, func-returns-value]
+        endpoint.submit = lambda call, **_: asked.set() or held[0]  # type: ignore[method-assign, func-returns-value]
         call = client.channel.unary_unary(f"/{SERVICE}/ModelInfer")(message("ModelInferRequest")(**typed(FULL)).SerializeToString())
         task = asyncio.ensure_future(call)
         await asked.wait()

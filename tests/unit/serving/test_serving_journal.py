@@ -7,12 +7,14 @@ import threading
 from functools import partial
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.waiting import until as wait
 
 from tidemill.core.errors import UnavailableError
 from tidemill.serving.embedded import SqlitePredictionLog
+from tidemill.serving.embedded import journal as writing
 from tidemill.serving.embedded.journal import Ahead, Journal, claimed, frames, segments
 from tidemill.testing.kills import Report, until_killed
 from tidemill.testing.serving import prediction
@@ -22,7 +24,9 @@ def bodies(path: Path, start: int = 0) -> list[bytes]:
     return [body for body, _ in frames(path, start)]
 
 
-def test_half_a_frame_is_none(tmp_path: Path) -> None:
+@pytest.mark.parametrize("durable", [writing._DURABLE, 0], ids=["one call", "where the system has no such call"])
+def test_half_a_frame_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durable: int) -> None:
+    monkeypatch.setattr(writing, "_DURABLE", durable)
     journal = Journal(tmp_path)
     journal.append([b"one", b"two"])
     journal.append([b"three"])
@@ -83,18 +87,22 @@ def test_a_busy_writer_moves_on_to_zeros_and_keeps_its_order(tmp_path: Path) -> 
     assert sum(path.stat().st_size for path in started) == n * 14, "zeros were left behind"
 
 
+def half(error: OSError) -> Any:
+    """Writes that stop in the middle."""
+
+    def write(file: int, frames: bytes, at: int, *, sync: bool) -> None:
+        assert sync
+        os.pwrite(file, frames[: len(frames) // 2], at)
+        raise error
+
+    return write
+
+
 def test_half_a_frame_among_zeros_is_none_and_gives_way_to_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = Journal(tmp_path, busy_bytes=1)
     n = busy_until_moved(journal, tmp_path)
-    syncs = os.fdatasync
-
-    def fail(fd: int) -> None:
-        if fd == journal._file:
-            raise OSError(5, "Input/output error")
-        syncs(fd)
-
     with monkeypatch.context() as broken:
-        broken.setattr(os, "fdatasync", fail)
+        broken.setattr(writing, "_write", half(OSError(5, "Input/output error")))
         with pytest.raises(OSError, match="Input/output"):
             journal.append([b"x" * 50])
     journal.append([b"%06d" % n])
@@ -132,11 +140,8 @@ def test_what_could_not_be_written_whole_is_not_there(tmp_path: Path, monkeypatc
     log = SqlitePredictionLog(tmp_path / "p.db", ahead=True)
     log.append([prediction(1)])
 
-    def full(_fd: int) -> None:
-        raise OSError(28, "No space left on device")
-
     with monkeypatch.context() as broken:
-        broken.setattr(os, "fdatasync", full)
+        broken.setattr(writing, "_write", half(OSError(28, "No space left on device")))
         with pytest.raises(UnavailableError, match="No space left"):
             log.append([prediction(2)])
     assert [p.id for p in log.read("svc")] == ["id-000001"]

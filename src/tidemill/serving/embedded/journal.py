@@ -29,6 +29,8 @@ SEGMENT_BYTES = 64 << 20
 _SUFFIX = ".journal"
 _BUSY_BYTES, _AHEAD_BYTES = 1 << 20, 16 << 20
 """A writer that has written so much is busy; what is filled with zeros for it."""
+_DURABLE: int = getattr(os, "RWF_DSYNC", 0)
+"""Linux's flag of a write that is durable when it returns, 0 elsewhere."""
 _STEP_BYTES, _STEP_PAUSE_S = 64 << 10, 0.005
 """Zeros are written in small steps with pauses, so that syncs of the writer do not wait for a long one: at most 12 MB/s, three times what 10,000 small requests need."""
 
@@ -52,11 +54,7 @@ class Journal:
         self._move_on(sync)
         frames = b"".join(part for body in bodies for part in (_HEAD.pack(len(body), zlib.crc32(body)), body))
         try:
-            written = 0
-            while written < len(frames):
-                written += os.write(self._file, memoryview(frames)[written:])
-            if sync:
-                os.fdatasync(self._file)
+            _write(self._file, frames, self._size, sync=sync)
         except OSError:
             self._take_back()
             raise
@@ -92,10 +90,23 @@ class Journal:
         """Cut off what was written of a frame; where that fails too, what comes next goes to another segment."""
         try:
             os.ftruncate(self._file, self._size)
-            os.lseek(self._file, self._size, os.SEEK_SET)
             self._zeroed = 0
         except OSError:
             self.close()
+
+
+def _write(file: int, frames: bytes, at: int, *, sync: bool) -> None:
+    """Write at a place of a file, with `sync` durably."""
+    written = 0
+    if _DURABLE:  # one call instead of two, between which another thread would have its turn at the interpreter
+        while written < len(frames):
+            written += os.pwritev(file, [memoryview(frames)[written:]], at + written, _DURABLE if sync else 0)
+        return
+    os.lseek(file, at, os.SEEK_SET)
+    while written < len(frames):
+        written += os.write(file, memoryview(frames)[written:])
+    if sync:
+        os.fsync(file)
 
 
 class Ahead:
@@ -109,7 +120,7 @@ class Ahead:
         threading.Thread(target=self._run, name="tidemill-journal-ahead", daemon=True).start()
 
     def take(self) -> int | None:
-        """The open file, positioned at its start, once it is there."""
+        """The open file, once it is there."""
         with self._lock:
             ready, self._ready = self._ready, None
         return None if ready is None else ready[0]
