@@ -96,7 +96,8 @@ class Nothing:
         return [{} for _ in keys]
 
 
-def serve_tidemill(home: Path, port: int, grpc_port: int | None = None, *, sync: bool = True) -> None:
+def serve_tidemill(home: Path, port: int, grpc_port: int | None = None, *, sync: bool = True, compiled: bool = False) -> None:
+    from tidemill.adapters.numba.serving import compiled as trees
     from tidemill.core.clock import WallClock
     from tidemill.core.definitions import Label, Service, Table
     from tidemill.serving import Scorer, Tokens, compile_plan
@@ -105,7 +106,7 @@ def serve_tidemill(home: Path, port: int, grpc_port: int | None = None, *, sync:
     from tidemill.serving.run import serve
     from tidemill.serving.server import build_app
 
-    clock, own = WallClock(), home / ("synced" if sync else "written")
+    clock, own = WallClock(), home / (("compiled-" if compiled else "") + ("synced" if sync else "written"))
     own.mkdir()
     ledger, registry, blobs = _deployed(home, own)
     tokens = Tokens(ledger, clock)
@@ -118,7 +119,7 @@ def serve_tidemill(home: Path, port: int, grpc_port: int | None = None, *, sync:
         "lookup": (Service("lookup", features=[*FEATURES[:LOOKED_UP], view], label=label, spine=table, key="id"), reader),
     }
     log = SqlitePredictionLog(own / "predictions.db", ahead=True, sync=sync)
-    router, runtime = LedgerRouter(ledger), OnnxRuntime()
+    router, runtime = LedgerRouter(ledger), OnnxRuntime(trees=trees) if compiled else OnnxRuntime()
     scorers = {n: Scorer(service, compile_plan(service, r), router, runtime, registry, blobs, log) for n, (service, r) in services.items()}
     app = build_app(scorers, tokens, clock=clock, settings=Settings(log_sync=sync))
     if grpc_port is not None:
@@ -224,6 +225,8 @@ SERVERS: dict[str, Callable[[Path, int], None]] = {
     "onnx": serve_onnx,
     "tidemill": serve_tidemill,
     "written": partial(serve_tidemill, sync=False),
+    "compiled": partial(serve_tidemill, compiled=True),
+    "compiled-written": partial(serve_tidemill, sync=False, compiled=True),
 }
 
 

@@ -56,7 +56,7 @@ def _extras(platform: Platform) -> tuple[str, ...]:
     from importlib.metadata import entry_points
 
     found = set()
-    for setting in ("online", "stream"):
+    for setting in ("online", "stream", "runtime"):
         scheme = getattr(platform.config.stack, setting).partition(":")[0]
         found |= {e.value.split(".")[2] for e in entry_points(group=f"tidemill.{setting}") if e.name == scheme}
     return tuple(sorted(found))

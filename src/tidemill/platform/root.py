@@ -302,7 +302,8 @@ class Platform:
         from tidemill.serving.embedded import OnnxRuntime
 
         readers = {e.name: partial(_opened, e, f"a model of flavor {e.name}", self.policy) for e in entry_points(group="tidemill.readers")}
-        return self._port("runtime", onnx=lambda _rest: OnnxRuntime(readers))  # type: ignore[no-any-return]
+        embedded = partial(OnnxRuntime, readers)
+        return self._port("runtime", embedded, onnx=lambda _rest: embedded())  # type: ignore[no-any-return]
 
     @cached_property
     def policy(self) -> ModelPolicy:

@@ -65,3 +65,14 @@ class TestTorch(RuntimeContract):
     @pytest.fixture
     def write(self) -> Write:
         return partial(flavor_kit.write, "torch")
+
+
+class TestNumba(RuntimeContract):
+    """What it compiles is tested beside it; all else, and what it refuses, is as ever."""
+
+    @pytest.fixture
+    def runtime(self) -> Runtime:
+        pytest.importorskip("numba")
+        from tidemill.adapters.numba.serving import open_runtime
+
+        return open_runtime("numba:local", OnnxRuntime)

@@ -18,6 +18,7 @@ from tidemill.serving.embedded.refuse import refuse_code
 from tidemill.serving.ports import Artifact, FlavorReader, LoadedModel, Matrix, Scoring
 
 Scores = npt.NDArray[np.float64]
+Trees = Callable[[Path, int], Callable[[Matrix], Matrix] | None]
 _OWN = ("onnx", "lightgbm")
 _SAFE_FORMATS = ("skops",)
 
@@ -27,10 +28,17 @@ class OnnxRuntime:
 
     Args:
         readers: opens the reader of a flavor, by MLflow's name of it; called when the first such model is loaded.
+        trees: how a model that LightGBM saved, of so many features, is scored instead of by ONNX; None for one that it does not take.
     """
 
-    def __init__(self, readers: Mapping[str, Callable[[], FlavorReader]] | None = None) -> None:
+    def __init__(
+        self,
+        readers: Mapping[str, Callable[[], FlavorReader]] | None = None,
+        *,
+        trees: Trees = lambda _native, _width: None,
+    ) -> None:
         self._readers = readers or {}
+        self._trees = trees
 
     def load(self, folder: Path) -> LoadedModel:
         """Load an MLflow Model directory with `tidemill.json`; see `Runtime.load`. Raises `RefusedError`."""
@@ -41,7 +49,9 @@ class OnnxRuntime:
         onnx = _file(folder, flavors.get("onnx", {}).get("data", "model.onnx"))
         native = _file(folder, flavors.get("lightgbm", {}).get("data", "model.txt"))
         other = next((name for name in self._readers if name in flavors), None)
-        if onnx is not None:
+        if native is not None and (score := self._trees(native, len(features))) is not None:
+            platform, scoring = "lightgbm", Scoring(score, _explainer(native, len(features)))
+        elif onnx is not None:
             platform, scoring = "onnx_onnxv1", Scoring(_onnx(onnx, len(features)), _explainer(native, len(features)) if native else None)
         elif native is not None:
             platform, scoring = "lightgbm", Scoring(_lightgbm(native, len(features)), _explainer(native, len(features)))
@@ -102,13 +112,14 @@ class TabularModel(LoadedModel):
                 for i, codes in self._codes:
                     for row in plain:
                         row[i] = codes.get(row[i], -1.0)
-            x = np.array(plain, dtype=np.float64)
-            has_texts = str in set(map(type, chain.from_iterable(plain)))  # NumPy reads "3.2", and "inf", as numbers
+            x = np.array(plain)
+            if x.dtype.kind not in "fiub":  # nulls, or what is no number
+                x = np.array(plain, dtype=np.float64)
+                if str in set(map(type, chain.from_iterable(plain))):  # NumPy reads "3.2", and "inf", as numbers
+                    raise self._wrong(rows)
         except (TypeError, ValueError) as error:
             raise self._wrong(rows) from error
-        if has_texts:
-            raise self._wrong(rows)
-        return x.reshape(len(rows), len(self.features))
+        return x.astype(np.float64, copy=False).reshape(len(rows), len(self.features))
 
     def _wrong(self, rows: Sequence[Sequence[Any]]) -> InvalidError:
         coded = {i for i, _codes in self._codes}
