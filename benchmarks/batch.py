@@ -2,12 +2,13 @@
 
     python benchmarks/batch.py [TASK …] [--json] [--quick]
 
-The model is the one of `serving.py` (LightGBM, 200 trees, 20 features, served by ONNX Runtime). `batch_inference`: what a batch does to rows whose
+The model is the one of `serving.py` (LightGBM, 200 trees, 20 features, served by ONNX Runtime; `tidemill-numba` by compiled trees). `batch_inference`: what a batch does to rows whose
 features are joined: encode, score on all cores, write the part durably. The floor is ONNX Runtime alone on the same rows as one
 float64 matrix in memory, in slices on as many threads, nothing read and nothing written; `floor-one-call` gives it all rows at once.
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -25,13 +26,14 @@ def scoring(home: Path, rows: int, rounds: int) -> None:
 
     import onnxruntime as ort
 
+    from tidemill.adapters.numba.serving import compiled
     from tidemill.platform.batch.job import Job
     from tidemill.platform.batch.predict import result_of, scores_of
     from tidemill.serving.embedded import OnnxRuntime
     from tidemill.training import encode_columns
 
     cores = len(os.sched_getaffinity(0))
-    model = OnnxRuntime().load(home / "package")
+    plain, numba = OnnxRuntime().load(home / "package"), OnnxRuntime(trees=compiled).load(home / "package")
     x = np.random.default_rng(5).normal(size=(rows, len(FEATURES)))
     at = pa.array(np.arange(rows)).cast(pa.timestamp("us", "UTC"))
     joined = pa.table({"id": pa.array([f"r{i}" for i in range(rows)]), "at": at, **{n: x[:, i] for i, n in enumerate(FEATURES)}})
@@ -40,7 +42,7 @@ def scoring(home: Path, rows: int, rounds: int) -> None:
     session = ort.InferenceSession(str(home / "package" / "model.onnx"), options, providers=["CPUExecutionProvider"])
     pool, last = ThreadPoolExecutor(cores), dict[str, Any]()
 
-    def ours() -> float:
+    def ours(model: Any, name: str) -> float:
         job = Job(home / "jobs", {"round": len(last)})
         job.begin({})
         began = perf_counter()
@@ -48,7 +50,7 @@ def scoring(home: Path, rows: int, rounds: int) -> None:
         job.keep(0, result_of(joined.select(["id", "at"]), scores, "key", 1))
         took = perf_counter() - began
         job.forget()
-        last["ours"] = scores
+        last[name] = scores
         return rows / took
 
     def floor() -> float:
@@ -66,9 +68,11 @@ def scoring(home: Path, rows: int, rounds: int) -> None:
         list(pool.map(lambda start: alone.run(None, {name: x[start : start + 8192]}), range(0, rows, 8192)))
         return rows / (perf_counter() - began)
 
-    ours(), floor()
-    rates = kit.interleave({kit.OURS: ours, FLOOR: sliced, "floor-one-call": floor}, rounds)
-    if np.max(np.abs(last["ours"] - last["floor"])) > 1e-12:
+    both = {kit.OURS: partial(ours, plain, kit.OURS), f"{kit.OURS}-numba": partial(ours, numba, f"{kit.OURS}-numba")}
+    for warm in (*both.values(), floor):
+        warm()
+    rates = kit.interleave({**both, FLOOR: sliced, "floor-one-call": floor}, rounds)
+    if any(np.max(np.abs(last[name] - last["floor"])) > 1e-12 for name in both):
         raise kit.WrongError("the batch's scores are not the runtime's")
     kit.report(
         "batch_inference", rates, "rows/s", floor=FLOOR, better="higher", extra={key: {"threads": cores, "rows": rows} for key in rates}
@@ -77,7 +81,7 @@ def scoring(home: Path, rows: int, rounds: int) -> None:
 
 def main() -> None:
     options = kit.arguments(__doc__ or "")
-    kit.machine("tidemill", "onnxruntime", "lightgbm")
+    kit.machine("tidemill", "onnxruntime", "lightgbm", "numba")
     with kit.scratch() as home:
         make_model(home)
         if options.wants("batch_inference"):

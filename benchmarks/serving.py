@@ -8,11 +8,12 @@ Side by side in one run, all servers running at once and asked in turns, so that
     floor-onnx         Granian, one decoder, ONNX Runtime and nothing else: no checks, no ids, no log
     tidemill           with the prediction log on: fsync before the answer says `logged`
     tidemill-written   the same with `serving.log_sync=false`: written before the answer says so, no fsync
-    tidemill-lookup    the same model with ten of its features looked up by key in the embedded online store (50,000 keys)
+    tidemill-numba, tidemill-numba-written   the same two with `stack.runtime=numba:local`: trees compiled for the machine
+    …-lookup           the same model with ten of its features looked up by key in the embedded online store (50,000 keys)
     fastapi, fastapi-async, mlserver   in virtual environments of their own that this script makes; they log nothing
 
 Tasks: requests_c1 and requests_c32 (connections, one row a request), batch_64 (8 connections, 64 rows a request), requests_c32_features
-(tidemill-lookup). MLServer serves in one process (`parallel_workers` 0). Needs `wrk`.
+(…-lookup). Each tool is asked for 30 seconds, in five turns. MLServer serves in one process (`parallel_workers` 0). Needs `wrk`.
 """
 
 import argparse
@@ -39,7 +40,9 @@ MLSERVER_NEEDS = ["mlserver==1.7.1", "mlserver-lightgbm==1.7.1", "fastapi<0.116"
 FEATURES = [f"f{i}" for i in range(20)]
 LOOKED_UP, KEYS = 10, 50_000
 POINTS = {"requests_c1": (1, 1), "requests_c32": (32, 1), "batch_64": (8, 64)}
-LOOKUP, WRITTEN = f"{kit.OURS}-lookup", f"{kit.OURS}-written"
+COMPILED, WRITTEN, LOOKUP = "-numba", "-written", "-lookup"
+VARIANTS = [f"{kit.OURS}{trees}{log}" for trees in ("", COMPILED) for log in ("", WRITTEN)]
+"""Our server by how it scores and logs; the names say which."""
 
 
 def make_model(home: Path) -> None:
@@ -96,8 +99,9 @@ class Nothing:
         return [{} for _ in keys]
 
 
-def serve_tidemill(home: Path, port: int, grpc_port: int | None = None, *, sync: bool = True, compiled: bool = False) -> None:
-    from tidemill.adapters.numba.serving import compiled as trees
+def serve_tidemill(home: Path, port: int, grpc_port: int | None = None, *, variant: str = kit.OURS) -> None:
+    """The server with what a variant's name says, in a folder of that name."""
+    from tidemill.adapters.numba.serving import compiled
     from tidemill.core.clock import WallClock
     from tidemill.core.definitions import Label, Service, Table
     from tidemill.serving import Scorer, Tokens, compile_plan
@@ -106,7 +110,7 @@ def serve_tidemill(home: Path, port: int, grpc_port: int | None = None, *, sync:
     from tidemill.serving.run import serve
     from tidemill.serving.server import build_app
 
-    clock, own = WallClock(), home / (("compiled-" if compiled else "") + ("synced" if sync else "written"))
+    clock, own, sync = WallClock(), home / variant, not variant.endswith(WRITTEN)
     own.mkdir()
     ledger, registry, blobs = _deployed(home, own)
     tokens = Tokens(ledger, clock)
@@ -119,7 +123,7 @@ def serve_tidemill(home: Path, port: int, grpc_port: int | None = None, *, sync:
         "lookup": (Service("lookup", features=[*FEATURES[:LOOKED_UP], view], label=label, spine=table, key="id"), reader),
     }
     log = SqlitePredictionLog(own / "predictions.db", ahead=True, sync=sync)
-    router, runtime = LedgerRouter(ledger), OnnxRuntime(trees=trees) if compiled else OnnxRuntime()
+    router, runtime = LedgerRouter(ledger), OnnxRuntime(trees=compiled) if COMPILED in variant else OnnxRuntime()
     scorers = {n: Scorer(service, compile_plan(service, r), router, runtime, registry, blobs, log) for n, (service, r) in services.items()}
     app = build_app(scorers, tokens, clock=clock, settings=Settings(log_sync=sync))
     if grpc_port is not None:
@@ -223,10 +227,7 @@ def listen(app: Any, port: int) -> None:
 SERVERS: dict[str, Callable[[Path, int], None]] = {
     "constant": serve_constant,
     "onnx": serve_onnx,
-    "tidemill": serve_tidemill,
-    "written": partial(serve_tidemill, sync=False),
-    "compiled": partial(serve_tidemill, compiled=True),
-    "compiled-written": partial(serve_tidemill, sync=False, compiled=True),
+    **{variant: partial(serve_tidemill, variant=variant) for variant in VARIANTS},
 }
 
 
@@ -245,7 +246,7 @@ class Tool:
 
     def check(self, home: Path) -> None:
         """Its answers must be the model's."""
-        if self.name in (CONSTANT, LOOKUP):
+        if self.name == CONSTANT or self.name.endswith(LOOKUP):
             return
         request = urllib.request.Request(self.url, (home / f"{self.bodies}-64.json").read_bytes(), {"Content-Type": "application/json"})
         if self.token:
@@ -253,7 +254,7 @@ class Tool:
         with urllib.request.urlopen(request, timeout=20) as reply:
             answer = json.load(reply)
         got = answer["scores"] if "scores" in answer else answer["outputs"][0]["data"]
-        if kit.is_ours(self.name) and answer["parameters"]["logged"] != ("written" if self.name == WRITTEN else True):
+        if kit.is_ours(self.name) and answer["parameters"]["logged"] != ("written" if self.name.endswith(WRITTEN) else True):
             raise RuntimeError(f"{self.name} does not log: {answer['parameters']}")
         want = json.loads((home / "expected.json").read_text())
         worst = max(abs(a - b) for a, b in zip(got, want, strict=True))
@@ -285,11 +286,11 @@ def measure(home: Path, seconds: float, repetitions: int) -> None:
         for tool in tools:
             tool.check(home)
             tool.ask(home, "requests_c32", 1)
+        looking_up = [t for t in tools if t.name.endswith(LOOKUP)]
         for point in POINTS:
-            _report(home, point, point, [t for t in tools if t.name != LOOKUP], seconds, repetitions)
-        _report(
-            home, "requests_c32_features", "requests_c32", [t for t in tools if t.name in (LOOKUP, FLOOR, "mlserver")], seconds, repetitions
-        )
+            _report(home, point, point, [t for t in tools if t not in looking_up], seconds, repetitions)
+        beside = [t for t in tools if t.name in (FLOOR, "mlserver")]
+        _report(home, "requests_c32_features", "requests_c32", [*looking_up, *beside], seconds, repetitions)
 
 
 def _report(home: Path, task: str, point: str, tools: list[Tool], seconds: float, repetitions: int) -> None:
@@ -310,14 +311,11 @@ def _tools(home: Path, stack: ExitStack) -> list[Tool]:
         port = free_port()
         at[name] = f"http://127.0.0.1:{port}"
         stack.enter_context(started([*itself, "--serve", name, "--port", str(port)], port, home / f"{name}.log"))
-    token, other = ((home / folder / "token").read_text() for folder in ("synced", "written"))
-    tools = [
-        Tool(CONSTANT, f"{at['constant']}/", "tidemill"),
-        Tool(FLOOR, f"{at['onnx']}/", "tidemill"),
-        Tool(kit.OURS, f"{at['tidemill']}/v2/models/bench/infer", "tidemill", token=token),
-        Tool(WRITTEN, f"{at['written']}/v2/models/bench/infer", "tidemill", token=other),
-        Tool(LOOKUP, f"{at['tidemill']}/v2/models/lookup/infer", "lookup", token=token),
-    ]
+    tools = [Tool(CONSTANT, f"{at['constant']}/", "tidemill"), Tool(FLOOR, f"{at['onnx']}/", "tidemill")]
+    for name in VARIANTS:
+        token = (home / name / "token").read_text()
+        tools.append(Tool(name, f"{at[name]}/v2/models/bench/infer", "tidemill", token=token))
+        tools.append(Tool(name + LOOKUP, f"{at[name]}/v2/models/lookup/infer", "lookup", token=token))
     return tools + _fastapi(home, stack) + _mlserver(home, stack)
 
 
@@ -357,10 +355,10 @@ def main() -> None:
         return
     options = kit.arguments(__doc__ or "")
     servers.need("wrk")
-    kit.machine("tidemill", "granian", "onnxruntime", "lightgbm")
+    kit.machine("tidemill", "granian", "onnxruntime", "lightgbm", "numba")
     with kit.scratch() as home:
         make_model(home)
-        measure(home, 2 if options.quick else 5, 3 if options.quick else 5)
+        measure(home, 2 if options.quick else 6, 3 if options.quick else 5)
 
 
 if __name__ == "__main__":

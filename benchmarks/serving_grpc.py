@@ -34,7 +34,7 @@ def make_message(home: Path) -> None:
 
 def ask(home: Path, url: str, body: str, requests: int, *more: str) -> float:
     """Requests per second that h2load counts; every one must succeed."""
-    token = (home / "synced" / "token").read_text()
+    token = (home / kit.OURS / "token").read_text()
     command = ["h2load", "-n", str(requests), "-d", str(home / body), "-H", f"authorization: Bearer {token}", *more, url]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     if f"{requests} succeeded" not in said:
