@@ -252,7 +252,7 @@ class Scorer:
         """
         lineup = lineup or self._lineup
         rows, made_by = Rows(ids, inputs, requests, at_us), self.plan_of(lineup, lineup.live)
-        if version is None and len(lineup.deployments) == 1 and lineup.live is not None:  # nearly always: nobody to choose among
+        if version is None and len(lineup.deployments) == 1 and lineup.live is not None and not self._sticky:  # nobody to choose among
             return self._score(lineup, lineup.live, "live", rows)
         out: list[Prediction | None] = [None] * len(ids)
         keys = keys_of(self._sticky, rows.ids, rows.requests, rows.inputs, made_by.columns) if self._sticky else ids
