@@ -14,7 +14,7 @@ compared with the model's. Capacity is what `wrk` reaches at 32 connections in t
     training_beside  p99 beside a training (at Tidemill's priority) ÷ without          goal ≤ 2
     cold_start       from the start of the process to the first right answer           goal ≤ 1.5 s
 
-Needs `wrk`. Client, `wrk` and training share the cores with the server; where they are too few, that shows in the figures, and `late_us` says how
+The server is the one of `serving.py` that the variable ENDURANCE_VARIANT names, `tidemill` by default. Needs `wrk`. Client, `wrk` and training share the cores with the server; where they are too few, that shows in the figures, and `late_us` says how
 late the client was itself.
 """
 
@@ -42,6 +42,7 @@ import servers
 import serving
 from openloop import Plan, Seen
 
+VARIANT = os.environ.get("ENDURANCE_VARIANT", kit.OURS)
 SERVICE, CONNECTIONS = "bench", 64
 OVERLOAD_CONNECTIONS, IN_FLIGHT = 256, 48
 TREES = {1: 200, 2: 190}
@@ -145,6 +146,7 @@ def serve(home: Path, port: int, in_flight: int) -> None:
 
 def app() -> Any:
     """The server under test; its processes call it, each for itself."""
+    from tidemill.adapters.numba.serving import compiled
     from tidemill.core.definitions import Label, Service, Table
     from tidemill.serving import Scorer, Tokens, compile_plan
     from tidemill.serving.embedded import LedgerRouter, OnnxRuntime, SqlitePredictionLog
@@ -156,11 +158,17 @@ def app() -> Any:
     world = World(home)
     table = Table("rows", "files:rows", event_time="at", known_time="at")
     service = Service(SERVICE, features=[f"f{i}" for i in range(20)], label=Label("y", table, "y > 0", key="id"), spine=table, key="id")
-    log = SqlitePredictionLog(home / "predictions.db", ahead=True)
-    ports = (LedgerRouter(world.ledger), OnnxRuntime(), world.registry, world.blobs, log)
+    log = SqlitePredictionLog(home / "predictions.db", ahead=True, sync=sync())
+    runtime = OnnxRuntime(trees=compiled) if serving.COMPILED in VARIANT else OnnxRuntime()
+    ports = (LedgerRouter(world.ledger), runtime, world.registry, world.blobs, log)
     scorer = Scorer(service, compile_plan(service, Nothing()), *ports)
-    settings = Settings(max_in_flight=in_flight) if in_flight else Settings()
+    settings = Settings(log_sync=sync(), **({"max_in_flight": in_flight} if in_flight else {}))
     return build_app({SERVICE: scorer}, Tokens(world.ledger, world.clock), clock=world.clock, settings=settings)
+
+
+def sync() -> bool:
+    """Whether answers wait for the disk."""
+    return not VARIANT.endswith(serving.WRITTEN)
 
 
 def serve_constant(home: Path, port: int) -> None:
@@ -211,7 +219,7 @@ class Server:
         except OSError:
             return False
         wanted = json.loads((self.home / "expected.json").read_text())[answer["model_version"]][0]
-        if abs(answer["outputs"][0]["data"][0] - wanted) > 1e-5 or answer["parameters"]["logged"] is not True:
+        if abs(answer["outputs"][0]["data"][0] - wanted) > 1e-5 or answer["parameters"]["logged"] != (True if sync() else "written"):
             raise kit.WrongError(f"the server answers {answer}, the model {wanted}")
         return True
 
@@ -293,7 +301,7 @@ def memory_slope(models: Path, quick: bool) -> None:
     minutes, megabytes = np.array(found).T
     slope = float(np.polyfit(minutes, megabytes, 1)[0])
     kit.figure(
-        "memory_slope", kit.OURS, slope, "MB/min", n=len(found), goal="≤ 1", first_mb=megabytes[0], last_mb=megabytes[-1], rate=rates[0]
+        "memory_slope", VARIANT, slope, "MB/min", n=len(found), goal="≤ 1", first_mb=megabytes[0], last_mb=megabytes[-1], rate=rates[0]
     )
 
 
@@ -325,7 +333,7 @@ def shadow_cost(models: Path, quick: bool) -> None:
     ratios = sorted(with_ / alone for with_, alone in zip(found["shadow"], found["alone"], strict=True))
     counted = {f"shadow_{name}": int(after[name] - before[name]) for name in after}
     kit.figure(
-        "shadow_cost", kit.OURS, statistics.median(ratios), "×", n=rounds, goal="≤ 1.05", rate=rate, spread=[ratios[0], ratios[-1]],
+        "shadow_cost", VARIANT, statistics.median(ratios), "×", n=rounds, goal="≤ 1.05", rate=rate, spread=[ratios[0], ratios[-1]],
         sent=sent, **counted, **facts,
     )  # fmt: skip
 
@@ -374,7 +382,7 @@ def overload(models: Path, quick: bool) -> None:
     unexpected = {kind: n for kind, n in seen.failures().items() if kind != "503"}
     kit.figure(
         "overload",
-        kit.OURS,
+        VARIANT,
         good / capacity,
         "× capacity",
         n=len(hard.due),
@@ -409,7 +417,7 @@ def training_beside(models: Path, quick: bool) -> None:
 
         found = kit.interleave({"idle": idle, "training": beside}, rounds)
         facts = {f"{name}_p99_ms": statistics.median(list_) for name, list_ in found.items()}
-    kit.figure("training_beside", kit.OURS, facts["training_p99_ms"] / facts["idle_p99_ms"], "×", n=rounds, goal="≤ 2", rate=rate, **facts)
+    kit.figure("training_beside", VARIANT, facts["training_p99_ms"] / facts["idle_p99_ms"], "×", n=rounds, goal="≤ 2", rate=rate, **facts)
 
 
 def cold_start(models: Path, quick: bool) -> None:
@@ -430,7 +438,7 @@ def cold_start(models: Path, quick: bool) -> None:
             finally:
                 process.terminate()
                 process.wait(30)
-    kit.figure("cold_start", kit.OURS, statistics.median(found), "s", n=len(found), goal="≤ 1.5", spread=[min(found), max(found)])
+    kit.figure("cold_start", VARIANT, statistics.median(found), "s", n=len(found), goal="≤ 1.5", spread=[min(found), max(found)])
 
 
 def _half(asked: Server, quick: bool) -> float:
@@ -439,7 +447,7 @@ def _half(asked: Server, quick: bool) -> float:
     return asked.capacity(3 if quick else 10) / 2
 
 
-def _tell(task: str, value: float, unit: str, seen: Seen, *, tool: str = kit.OURS, **facts: Any) -> None:
+def _tell(task: str, value: float, unit: str, seen: Seen, *, tool: str = VARIANT, **facts: Any) -> None:
     common = {"p50_ms": seen.ms(50), "p99_ms": seen.ms(99), "late_us": seen.late_us, "failures": seen.failures()}
     kit.figure(task, tool, value, unit, n=len(seen.due), **facts, **common)
 
@@ -461,7 +469,7 @@ def main() -> None:
         return
     options = kit.arguments(__doc__ or "")
     servers.need("wrk")
-    kit.machine("tidemill", "granian", "onnxruntime", "lightgbm")
+    kit.machine("tidemill", "granian", "onnxruntime", "lightgbm", "numba")
     with kit.scratch() as models:
         make_models(models)
         for name, task in TASKS.items():
@@ -470,7 +478,7 @@ def main() -> None:
             try:
                 task(models, options.quick)
             except (RuntimeError, kit.WrongError) as error:
-                kit.failed(name, kit.OURS, str(error)[:300])
+                kit.failed(name, VARIANT, str(error)[:300])
 
 
 if __name__ == "__main__":

@@ -67,6 +67,12 @@ def test_what_is_in_it(context: Path, project: Path) -> None:
     assert "index-url" not in everything
 
 
+def test_what_the_stack_names_comes_along(project: Path, tmp_path: Path) -> None:
+    pytest.importorskip("numba")
+    tidemill("build", "--project", str(project), "--to", str(tmp_path / "image"), "-o", "stack.runtime=numba:local")
+    assert {"numba", "llvmlite"} <= {line.partition("==")[0] for line in (tmp_path / "image" / "requirements.txt").read_text().splitlines()}
+
+
 def test_the_same_again(context: Path, project: Path, tmp_path: Path) -> None:
     tidemill("build", "--project", str(project), "--to", str(tmp_path / "again"))
     for path in sorted(p for p in context.rglob("*") if p.is_file()):

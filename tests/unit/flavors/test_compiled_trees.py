@@ -17,6 +17,7 @@ from tidemill.training.package import pack_model
 from tidemill.training.ports import Model
 
 pytest.importorskip("numba")
+from tidemill.adapters.numba import serving
 from tidemill.adapters.numba.forest import read_forest
 from tidemill.adapters.numba.serving import Trees, compiled
 
@@ -171,6 +172,16 @@ def test_a_runtime_compiles_what_it_can_and_reads_the_rest_as_ever(tmp_path: Pat
     other = runtime.load(_packed(large, tmp_path / "large"))
     assert other.platform == "onnx_onnxv1"
     np.testing.assert_allclose(other.predict(rows), large.predict(X[:30]), rtol=1e-9)
+
+
+def test_where_the_compiler_fails_others_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(serving, "one_by_one", full)
+    model = OnnxRuntime(trees=compiled).load(_packed(BINARY, tmp_path / "model"))
+    assert model.platform == "onnx_onnxv1"
+    assert "No space left on device" in str([vars(record)["reason"] for record in caplog.records if record.message == "trees.not_compiled"])
 
 
 def test_a_file_of_another_width_or_none_at_all_is_left_to_others(tmp_path: Path) -> None:

@@ -32,7 +32,11 @@ def compiled(native: Path, width: int) -> Callable[[Matrix], Matrix] | None:
     except (InvalidError, ValueError, KeyError, IndexError) as error:
         logger.info("trees.not_compiled", extra={"reason": str(error)})
         return None
-    return Trees(forest).score
+    try:
+        return Trees(forest).score
+    except Exception as error:  # noqa: BLE001 - whatever the compiler raises (no room for its cache, a processor that it does not know), others can score
+        logger.warning("trees.not_compiled", extra={"reason": f"the compiler failed: {str(error)[:300]}"})
+        return None
 
 
 class Trees:
