@@ -250,8 +250,8 @@ def app_from_environment() -> ModelServer:
     """The factory that server processes under test are started with."""
     home, sync = Path(os.environ["SERVING_KIT_HOME"]), os.environ.get("SERVING_KIT_SYNC") != "no"
     stack = Stack(home, log=SqlitePredictionLog(home / "predictions.db", ahead=True, sync=sync))
-    body_s = float(os.environ.get("SERVING_KIT_BODY_S", "60"))
-    settings = Settings(poll_s=0.1, log_sync=sync, tls=_tls(), tls_look_s=0.3, tls_retire_s=1.5, body_s=body_s)
+    body_s, head_s = (float(os.environ.get(f"SERVING_KIT_{name}", "60")) for name in ("BODY_S", "HEAD_S"))
+    settings = Settings(poll_s=0.1, log_sync=sync, tls=_tls(), tls_look_s=0.3, tls_retire_s=1.5, body_s=body_s, head_s=head_s)
     app = build_app({"late": stack.scorer()}, Tokens(stack.ledger, WallClock()), clock=WallClock(), settings=settings)
     if "SERVING_KIT_GRPC" in os.environ:
         from tidemill.adapters.grpc.serving import open_grpc

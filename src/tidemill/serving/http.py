@@ -87,6 +87,7 @@ class Settings:
     Attributes:
         max_body_bytes: a larger body gets 413.
         body_s: a body that takes longer to come gets 408; until then it counts as in flight.
+        head_s: a connection is closed whose next request's head is not whole by then: one that sends it slowly, or that nobody uses.
         max_rows: rows in one request.
         max_keys: keys in one request to the feature server.
         max_in_flight: requests that are answered at once; further ones get 503 at once, with the time to ask again.
@@ -112,6 +113,7 @@ class Settings:
 
     max_body_bytes: int = 8 << 20
     body_s: float = 60.0
+    head_s: float = 75.0
     max_rows: int = 10_000
     max_keys: int = 50_000
     max_in_flight: int = 1_000

@@ -91,6 +91,7 @@ def _loop() -> asyncio.AbstractEventLoop:
 
 async def _serve(app: ModelServer, host: str, port: int) -> None:
     from granian.constants import Interfaces
+    from granian.http import HTTP1Settings
 
     # the log's and the shadows' threads hand the interpreter over often, for short moments: wait less than 5 ms for it
     sys.setswitchinterval(_SWITCH_S)
@@ -98,6 +99,7 @@ async def _serve(app: ModelServer, host: str, port: int) -> None:
     open_at_once = max(_CONNECTIONS, 2 * app.settings.max_in_flight)
     how: dict[str, Any] = {"address": host, "port": port, "interface": Interfaces.RSGI, "websockets": False, "log_enabled": False}
     how |= {"backlog": _BACKLOG, "backpressure": open_at_once}
+    how["http1_settings"] = HTTP1Settings(header_read_timeout=int(app.settings.head_s * 1_000))
     loop, server = asyncio.get_running_loop(), _server(app, how)
 
     def stop() -> None:

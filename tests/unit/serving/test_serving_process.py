@@ -187,6 +187,20 @@ def test_a_body_that_does_not_come_is_given_up(stack: Stack, path: str, monkeypa
         assert 'tidemill_serving_errors_total{service="late",status="408"} 1' in text
 
 
+@pytest.mark.parametrize("sent", ["POST /v2/mod", "POST /v2/models/late/infer HTTP/1.1\r\nhost: x\r\nauthor"])
+def test_a_head_that_does_not_come_is_given_up(stack: Stack, sent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVING_KIT_HEAD_S", "0.5")
+    port, secret = free_port(), stack.tokens.make("w", "admin")
+    headers = {"authorization": f"Bearer {secret}"}
+    with server(stack.home, port), httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as line:
+            line.sendall(sent.encode())
+            assert line.recv(4096) == b"", "it is closed"
+        for _ in range(2):
+            assert client.post("/v2/models/late/infer", content=body(FULL), headers=headers).status_code == 200
+            time.sleep(1)  # the client finds its connection closed, and makes another
+
+
 @pytest.mark.parametrize(
     "target", ["nothing.here:app", "tests.support.serving_kit:nothing", "tests.support.serving_kit:free_port", "serving_kit"]
 )
