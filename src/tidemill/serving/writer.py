@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from itertools import islice
-from time import monotonic
+from time import monotonic, sleep
 
 from tidemill.serving.ports import Prediction, PredictionLog
 
@@ -19,6 +19,8 @@ Acknowledge = Callable[[list["Group"], bool], None]
 _PIECE = 5_000
 _ALONG, _SOONER = 64, 32
 """Rows that nobody waits for in one write; more, one of so many, when a lot of them wait."""
+_COMPANY, _GATHER_S = 6, 0.0003
+"""When so many rows shared a write, the next one is held back so long, that more share it: each costs the event loop its turn at the interpreter."""
 
 
 class Group:
@@ -104,6 +106,8 @@ class LogWriter:
                 self._try_again(groups, along, last=not more)
             elif groups or along:
                 self._write(groups, along)
+                if sum(len(group.predictions) for group in groups) >= _COMPANY and more:
+                    sleep(_GATHER_S)
 
     def _take(self) -> tuple[list[Group], bool]:
         """Everything that waits, and whether to go on after it. Blocks while there is nothing at all to do, but not past the next probe."""
