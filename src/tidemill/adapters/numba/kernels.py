@@ -22,12 +22,13 @@ BLOCK = 64
 _LIMIT = float(1 << 30)
 
 
-def _compiled(function: F, **options: Any) -> F:
-    """Machine code of a function, made when it is first called and kept on disk where there is a place for that."""
+def _compiled(function: F) -> F:
+    """Machine code of a function, made when it is first called and kept on disk where there is a place for that. Other threads go on meanwhile."""
+    options: Any = {"boundscheck": False, "error_model": "numpy", "nogil": True}
     try:
-        made: F = njit(boundscheck=False, error_model="numpy", cache=True, **options)(function)
+        made: F = njit(cache=True, **options)(function)
     except RuntimeError:  # no folder to keep it in: compiled anew by each process
-        made = njit(boundscheck=False, error_model="numpy", **options)(function)
+        made = njit(**options)(function)
     return made
 
 
@@ -169,4 +170,4 @@ def _in_blocks(
             out[start + i] = linked(totals[i], link, scale)
 
 
-one_by_one, in_blocks = _compiled(_one_by_one), _compiled(_in_blocks, nogil=True)
+one_by_one, in_blocks = _compiled(_one_by_one), _compiled(_in_blocks)
