@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from tidemill.serving.tls import Tls
 
 PROJECT, OVERRIDES = "TIDEMILL_PROJECT", "TIDEMILL_OVERRIDES"
-HEAD_MS = 75_000
-"""A connection is closed whose next request's head is not whole by then."""
 DRAIN_S = 5.0
 """Streams of events never end by themselves; after this long they are cut."""
 
@@ -204,10 +202,12 @@ async def _serve(app: Any, host: str, port: int, tls: Tls | None) -> None:
     from granian.log import LogLevels
     from granian.server.embed import Server
 
+    from tidemill.serving.http import HEAD_S
+
     # its own records go the way of all others, or lines of another shape stood among JSON
     logs = {"loggers": {"_granian": {"propagate": True}}}
     how: dict[str, Any] = {"address": host, "port": port, "log_level": LogLevels.error, "log_dictconfig": logs}
-    how["http1_settings"] = HTTP1Settings(header_read_timeout=HEAD_MS)
+    how["http1_settings"] = HTTP1Settings(header_read_timeout=int(HEAD_S * 1_000))
     renewing = None
     if tls is None or sys.platform == "win32":
         server = Server(app, interface=Interfaces.ASGI, **how, **({} if tls is None else tls.granian()))

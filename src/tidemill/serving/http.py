@@ -29,6 +29,8 @@ LATER = frozenset({429, 503})
 OPEN_METRICS = [("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")]
 TEXT = [("content-type", "text/plain; version=0.0.4; charset=utf-8")]
 _DRAIN = 64 << 20
+HEAD_S = 75.0
+"""See `Settings.head_s`; of every server of ours."""
 Reply = tuple[int, list[tuple[str, str]], bytes]
 """Status, headers and body of an answer."""
 
@@ -113,7 +115,7 @@ class Settings:
 
     max_body_bytes: int = 8 << 20
     body_s: float = 60.0
-    head_s: float = 75.0
+    head_s: float = HEAD_S
     max_rows: int = 10_000
     max_keys: int = 50_000
     max_in_flight: int = 1_000

@@ -113,13 +113,13 @@ class TabularModel(LoadedModel):
                     for row in plain:
                         row[i] = codes.get(row[i], -1.0)
             x = np.array(plain)
-            if x.dtype.kind not in "fiub":  # nulls, or what is no number
-                x = np.array(plain, dtype=np.float64)
-                if str in set(map(type, chain.from_iterable(plain))):  # NumPy reads "3.2", and "inf", as numbers
-                    raise self._wrong(rows)
+            # nulls, or what is no number: NumPy reads "3.2", and "inf", as numbers
+            if x.dtype.kind not in "fiub" and str in set(map(type, chain.from_iterable(plain))):
+                raise self._wrong(rows)
+            x = x.astype(np.float64, copy=False)
         except (TypeError, ValueError) as error:
             raise self._wrong(rows) from error
-        return x.astype(np.float64, copy=False).reshape(len(rows), len(self.features))
+        return x.reshape(len(rows), len(self.features))
 
     def _wrong(self, rows: Sequence[Sequence[Any]]) -> InvalidError:
         coded = {i for i, _codes in self._codes}
