@@ -7,7 +7,7 @@ The usual converters write 32-bit thresholds and cast inputs to 32 bits, so a va
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -127,9 +127,14 @@ def _split(split: dict[str, Any], ensemble: _Ensemble) -> int:
 
 
 def _as_compared(threshold: float) -> float:
-    """What inputs are compared with. LightGBM reads inputs of at most 1e-35 as 0, so a threshold in that band moves to its edge."""
+    """What inputs are compared with."""
     if abs(threshold) >= _ENDLESS:
         return float(np.copysign(np.inf, threshold))
+    return clear_of_zero(threshold)
+
+
+def clear_of_zero(threshold: float) -> float:
+    """A threshold between -1e-35 and 1e-35, where LightGBM reads every input as 0, moved to the edge of that band; any other as it is."""
     if -_ZERO <= threshold < 0:
         return float(np.nextafter(-_ZERO, -1.0))
     return _ZERO if 0 <= threshold < _ZERO else threshold
@@ -160,15 +165,26 @@ def _attributes(ensemble: _Ensemble, helper: Any, proto: Any) -> dict[str, Any]:
     return out
 
 
+def link_of(objective: str) -> tuple[Literal["identity", "sigmoid", "exponential", ""], float]:
+    """What an objective of LightGBM's, with its options, makes of the sum of leaves, and the factor before a sigmoid; empty for one that is not known here."""
+    name, *options = objective.split() or [""]
+    if name in ("regression", "regression_l1", "huber", "fair", "quantile", "mape", "") and "sqrt" not in options:
+        return "identity", 1.0
+    if name in ("poisson", "gamma", "tweedie"):
+        return "exponential", 1.0
+    if name in ("binary", "cross_entropy"):
+        return "sigmoid", next((float(o.partition(":")[2]) for o in options if o.startswith("sigmoid:")), 1.0)
+    return "", 1.0
+
+
 def _link(objective: str, helper: Any, proto: Any) -> list[Any]:
     """From the sum of the leaves to the score, by the objective's inverse link."""
-    name, *options = objective.split()
-    if name in ("regression", "regression_l1", "huber", "fair", "quantile", "mape", "") and "sqrt" not in options:
+    link, slope = link_of(objective)
+    if link == "identity":
         return [helper.make_node("Identity", ["raw"], [OUTPUT])]
-    if name in ("poisson", "gamma", "tweedie"):
+    if link == "exponential":
         return [helper.make_node("Exp", ["raw"], [OUTPUT])]
-    if name in ("binary", "cross_entropy"):
-        slope = next((float(o.partition(":")[2]) for o in options if o.startswith("sigmoid:")), 1.0)
+    if link == "sigmoid":
         constant = helper.make_tensor("slope", proto.DOUBLE, [1], [slope])
         return [
             helper.make_node("Constant", [], ["slope"], value=constant),

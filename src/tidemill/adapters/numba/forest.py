@@ -14,19 +14,12 @@ from math import isnan
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from tidemill.adapters.numba.kernels import LARGEST, LINKS, Array
 from tidemill.core.errors import InvalidError
+from tidemill.training.trees import clear_of_zero, link_of
 
-Array = npt.NDArray[Any]
-IDENTITY, SIGMOID, EXPONENTIAL = range(3)
-"""What is done with a sum of leaves."""
 MOST_LEAVES, MOST_TREES = 64, 1 << 16
-LARGEST = float(np.finfo(np.float64).max)
-"""Values are at most this, so that what stands for a missing one may be larger than all of them."""
-_ZERO = float(np.float32(1e-35))
-_IDENTITIES = frozenset({"regression", "regression_l1", "huber", "fair", "quantile", "mape"})
-_EXPONENTIALS = frozenset({"poisson", "gamma", "tweedie"})
 _CATEGORICAL, _DEFAULT_LEFT = 1, 2
 _NONE, _NAN = 0, 2
 
@@ -42,10 +35,10 @@ class Forest:
         starts, trees, thresholds, masks: numeric nodes by column and then threshold, those of number `i` from `starts[i]` to `starts[i + 1]`;
             (c + 1,), and (nodes,) each. A value above the threshold clears what the mask clears.
         firsts, numbers, levels, clears: the same nodes by tree; `numbers` is the column, `levels` the threshold.
-        sets, kinds, owners, losses, words: nodes that ask whether a category is in a set, by tree: those of tree `t` from `sets[t]` to
+        sets, kinds, owners, losses, ends, words: nodes that ask whether a category is in a set, by tree: those of tree `t` from `sets[t]` to
             `sets[t + 1]`, with the column of a row, the tree, the mask, and the bits of the set in `words[ends[k]:ends[k + 1]]`.
         leaves: values, (trees, 32 or 64).
-        link, scale: what is done with the sum of leaves, `SIGMOID` with its factor.
+        link, scale: what is done with the sum of leaves, by its place in `LINKS`; the factor before a sigmoid.
     """
 
     width: int
@@ -115,16 +108,10 @@ def _link(header: Mapping[str, str]) -> tuple[int, float]:
     """What is done with the sum of leaves."""
     if header.get("num_tree_per_iteration") != "1" or "average_output" in header or "max_feature_idx" not in header:
         raise InvalidError("only models that add up one tree after the other can be compiled, not several classes or random forests")
-    name, *parameters = header.get("objective", "regression").split() or ["regression"]
-    if name == "cross_entropy":
-        return SIGMOID, 1.0
-    if name == "binary":
-        return SIGMOID, float(dict(p.partition(":")[::2] for p in parameters).get("sigmoid", "1"))
-    if name in _EXPONENTIALS:
-        return EXPONENTIAL, 1.0
-    if name in _IDENTITIES and "sqrt" not in parameters:
-        return IDENTITY, 1.0
-    raise InvalidError(f"the objective {header['objective']!r} cannot be compiled")
+    link, scale = link_of(header.get("objective", ""))
+    if not link:
+        raise InvalidError(f"the objective {header['objective']!r} cannot be compiled")
+    return LINKS.index(link), scale
 
 
 def _tree(tree: int, block: Mapping[str, str]) -> tuple[list[_Node], list[float]]:
@@ -171,14 +158,7 @@ def _questions(tree: int, block: Mapping[str, str]) -> Iterator[_Node]:
         if missing not in (_NONE, _NAN):
             raise InvalidError("models in which zero means missing cannot be compiled")
         fill = 0.0 if missing == _NONE else -np.inf if kind & _DEFAULT_LEFT else np.inf
-        yield _Node(tree, 0, column, (column, fill), _as_compared(threshold))
-
-
-def _as_compared(threshold: float) -> float:
-    """What values are compared with. LightGBM reads values of at most 1e-35 as 0, and parts missing values from all others by an endless threshold."""
-    if -_ZERO <= threshold < _ZERO:
-        return _ZERO if threshold >= 0 else float(np.nextafter(-_ZERO, -1.0))
-    return min(threshold, LARGEST)
+        yield _Node(tree, 0, column, (column, fill), min(clear_of_zero(threshold), LARGEST))
 
 
 def _ints(block: Mapping[str, str], name: str) -> list[int]:

@@ -11,12 +11,17 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 from llvmlite import ir
 from numba import njit
 from numba.extending import intrinsic
 
-from tidemill.adapters.numba.forest import EXPONENTIAL, LARGEST, SIGMOID, Array
-
+# constants of the kernels stand here: machine code that is kept holds their values, and is made anew when this file changes, not another
+Array = npt.NDArray[Any]
+LINKS = ("identity", "sigmoid", "exponential")
+SIGMOID, EXPONENTIAL = 1, 2
+LARGEST = float(np.finfo(np.float64).max)
+"""Values and thresholds are at most this; what stands for a missing value is larger, so that it stays apart under an endless threshold too."""
 F = TypeVar("F", bound=Callable[..., Any])
 BLOCK = 64
 _LIMIT = float(1 << 30)
