@@ -2,8 +2,8 @@
 
     python benchmarks/batch.py [TASK …] [--json] [--quick]
 
-The model is the one of `serving.py` (LightGBM, 200 trees, 20 features, served by ONNX Runtime; `tidemill-numba` by compiled trees). `batch_inference`: what a batch does to rows whose
-features are joined: encode, score on all cores, write the part durably. The floor is ONNX Runtime alone on the same rows as one
+The model is the one of `serving.py` (LightGBM, 200 trees, 20 features, served by ONNX Runtime; `tidemill-numba` by compiled trees).
+`batch_inference`: what a batch does to rows whose features are joined: encode, score on all cores, write the part durably. The floor is ONNX Runtime alone on the same rows as one
 float64 matrix in memory, in slices on as many threads, nothing read and nothing written; `floor-one-call` gives it all rows at once.
 """
 

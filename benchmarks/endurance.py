@@ -14,8 +14,8 @@ compared with the model's. Capacity is what `wrk` reaches at 32 connections in t
     training_beside  p99 beside a training (at Tidemill's priority) ÷ without          goal ≤ 2
     cold_start       from the start of the process to the first right answer           goal ≤ 1.5 s
 
-The server is the one of `serving.py` that the variable ENDURANCE_VARIANT names, `tidemill` by default. Needs `wrk`. Client, `wrk` and training share the cores with the server; where they are too few, that shows in the figures, and `late_us` says how
-late the client was itself.
+The server is the one of `serving.py` that the variable ENDURANCE_VARIANT names, `tidemill` by default. Needs `wrk`. Client, `wrk` and training
+share the cores with the server; where they are too few, that shows in the figures, and `late_us` says how late the client was itself.
 """
 
 from __future__ import annotations
@@ -146,10 +146,9 @@ def serve(home: Path, port: int, in_flight: int) -> None:
 
 def app() -> Any:
     """The server under test; its processes call it, each for itself."""
-    from tidemill.adapters.numba.serving import compiled
     from tidemill.core.definitions import Label, Service, Table
     from tidemill.serving import Scorer, Tokens, compile_plan
-    from tidemill.serving.embedded import LedgerRouter, OnnxRuntime, SqlitePredictionLog
+    from tidemill.serving.embedded import LedgerRouter, SqlitePredictionLog
     from tidemill.serving.http import Settings
     from tidemill.serving.server import build_app
 
@@ -158,17 +157,11 @@ def app() -> Any:
     world = World(home)
     table = Table("rows", "files:rows", event_time="at", known_time="at")
     service = Service(SERVICE, features=[f"f{i}" for i in range(20)], label=Label("y", table, "y > 0", key="id"), spine=table, key="id")
-    log = SqlitePredictionLog(home / "predictions.db", ahead=True, sync=sync())
-    runtime = OnnxRuntime(trees=compiled) if serving.COMPILED in VARIANT else OnnxRuntime()
-    ports = (LedgerRouter(world.ledger), runtime, world.registry, world.blobs, log)
+    log = SqlitePredictionLog(home / "predictions.db", ahead=True, sync=serving.syncs(VARIANT))
+    ports = (LedgerRouter(world.ledger), serving.runtime_of(VARIANT), world.registry, world.blobs, log)
     scorer = Scorer(service, compile_plan(service, Nothing()), *ports)
-    settings = Settings(log_sync=sync(), **({"max_in_flight": in_flight} if in_flight else {}))
+    settings = Settings(log_sync=serving.syncs(VARIANT), **({"max_in_flight": in_flight} if in_flight else {}))
     return build_app({SERVICE: scorer}, Tokens(world.ledger, world.clock), clock=world.clock, settings=settings)
-
-
-def sync() -> bool:
-    """Whether answers wait for the disk."""
-    return not VARIANT.endswith(serving.WRITTEN)
 
 
 def serve_constant(home: Path, port: int) -> None:
@@ -219,7 +212,8 @@ class Server:
         except OSError:
             return False
         wanted = json.loads((self.home / "expected.json").read_text())[answer["model_version"]][0]
-        if abs(answer["outputs"][0]["data"][0] - wanted) > 1e-5 or answer["parameters"]["logged"] != (True if sync() else "written"):
+        logged = True if serving.syncs(VARIANT) else "written"
+        if abs(answer["outputs"][0]["data"][0] - wanted) > 1e-5 or answer["parameters"]["logged"] != logged:
             raise kit.WrongError(f"the server answers {answer}, the model {wanted}")
         return True
 

@@ -99,18 +99,30 @@ class Nothing:
         return [{} for _ in keys]
 
 
+def syncs(variant: str) -> bool:
+    """Whether answers of a variant wait for the disk."""
+    return not variant.endswith(WRITTEN)
+
+
+def runtime_of(variant: str) -> Any:
+    """What a variant scores with."""
+    from tidemill.adapters.numba.serving import compiled
+    from tidemill.serving.embedded import OnnxRuntime
+
+    return OnnxRuntime(trees=compiled) if COMPILED in variant else OnnxRuntime()
+
+
 def serve_tidemill(home: Path, port: int, grpc_port: int | None = None, *, variant: str = kit.OURS) -> None:
     """The server with what a variant's name says, in a folder of that name."""
-    from tidemill.adapters.numba.serving import compiled
     from tidemill.core.clock import WallClock
     from tidemill.core.definitions import Label, Service, Table
     from tidemill.serving import Scorer, Tokens, compile_plan
-    from tidemill.serving.embedded import LedgerRouter, OnnxRuntime, SqlitePredictionLog
+    from tidemill.serving.embedded import LedgerRouter, SqlitePredictionLog
     from tidemill.serving.http import Settings
     from tidemill.serving.run import serve
     from tidemill.serving.server import build_app
 
-    clock, own, sync = WallClock(), home / variant, not variant.endswith(WRITTEN)
+    clock, own, sync = WallClock(), home / variant, syncs(variant)
     own.mkdir()
     ledger, registry, blobs = _deployed(home, own)
     tokens = Tokens(ledger, clock)
@@ -123,7 +135,7 @@ def serve_tidemill(home: Path, port: int, grpc_port: int | None = None, *, varia
         "lookup": (Service("lookup", features=[*FEATURES[:LOOKED_UP], view], label=label, spine=table, key="id"), reader),
     }
     log = SqlitePredictionLog(own / "predictions.db", ahead=True, sync=sync)
-    router, runtime = LedgerRouter(ledger), OnnxRuntime(trees=compiled) if COMPILED in variant else OnnxRuntime()
+    router, runtime = LedgerRouter(ledger), runtime_of(variant)
     scorers = {n: Scorer(service, compile_plan(service, r), router, runtime, registry, blobs, log) for n, (service, r) in services.items()}
     app = build_app(scorers, tokens, clock=clock, settings=Settings(log_sync=sync))
     if grpc_port is not None:
@@ -254,7 +266,7 @@ class Tool:
         with urllib.request.urlopen(request, timeout=20) as reply:
             answer = json.load(reply)
         got = answer["scores"] if "scores" in answer else answer["outputs"][0]["data"]
-        if kit.is_ours(self.name) and answer["parameters"]["logged"] != ("written" if self.name.endswith(WRITTEN) else True):
+        if kit.is_ours(self.name) and answer["parameters"]["logged"] != (True if syncs(self.name) else "written"):
             raise RuntimeError(f"{self.name} does not log: {answer['parameters']}")
         want = json.loads((home / "expected.json").read_text())
         worst = max(abs(a - b) for a, b in zip(got, want, strict=True))
