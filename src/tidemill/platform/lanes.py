@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection, Pipe
@@ -275,20 +275,22 @@ class _Served:
 def main() -> None:
     """Serve one lane until the other end is gone."""
     calls = Connection(int(sys.argv[1]))
-    waiting: queue.SimpleQueue[tuple[str, Sequence[Any]]] = queue.SimpleQueue()
+    waiting: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
     def listen() -> None:
+        # as bytes: to make objects of them imports modules, which goes wrong beside the other thread's imports
         try:
             while True:
-                waiting.put(calls.recv())
-        except (EOFError, OSError):
+                waiting.put(calls.recv_bytes())
+        finally:
             os._exit(1)  # in the midst of a training as well
 
     threading.Thread(target=listen, daemon=True).start()
     served = _Served()
     while True:
-        name, args = waiting.get()
+        told = waiting.get()
         try:
+            name, args = pickle.loads(told)  # noqa: S301 - sent by the process that started this one
             answer: tuple[bool, Any] = (True, getattr(served, name)(*args))
         except Exception as error:  # noqa: BLE001 - the process boundary: whatever was raised is raised again on the other side
             answer = (False, error)

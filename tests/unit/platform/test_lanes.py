@@ -1,13 +1,17 @@
 """What lanes in other processes are told outlives whoever is killed, and they read tables as of their turn."""
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pytest
 
 from tidemill.core.clock import ReplayClock
+from tidemill.core.errors import TidemillError
 from tidemill.core.instants import DAY_US
-from tidemill.platform.lanes import PinnedTables, Turns
+from tidemill.platform.lanes import Opening, PinnedTables, RemoteLane, Turns
 from tidemill.retraining.replay import Turn
 from tidemill.versioning.embedded import IcebergTableStore
 
@@ -50,3 +54,21 @@ def test_pinned_tables_stand_still(tmp_path: Path) -> None:
     assert pinned.scan("t").snapshot_id == first
     assert pinned.scan("t", second).snapshot_id == second, "who names a snapshot gets it"
     assert [s.id for s in pinned.snapshots("t")] == [second, first]
+
+
+class Unreadable:
+    """Raises where it is read, not where it is written."""
+
+    def __reduce__(self) -> tuple[type, tuple[str]]:
+        return int, ("no number",)
+
+
+def test_what_a_lane_cannot_read_it_answers(tmp_path: Path) -> None:
+    told: Any = Unreadable()
+    opening = Opening(f"{tmp_path}/none", (), "s", str(tmp_path), "never", "never", 1)
+    with ThreadPoolExecutor() as waiting, closing(RemoteLane(opening)) as lane:
+        with pytest.raises(TidemillError, match="none"):
+            lane.resume(told)
+        answer = waiting.submit(lane.finish).exception(30)
+    assert isinstance(answer, ValueError)
+    assert "no number" in str(answer)
