@@ -65,7 +65,7 @@ class Up:
         return subprocess.run([*command, *more], env=environment, capture_output=True, text=True, check=False, timeout=60)
 
 
-def start(project: Path, said: Path) -> Up:
+def start(project: Path, said: Path, *options: str) -> Up:
     ports = free_port(), free_port()
     command = [
         sys.executable,
@@ -78,6 +78,7 @@ def start(project: Path, said: Path) -> Up:
         str(ports[0]),
         "--serving-port",
         str(ports[1]),
+        *options,
     ]
     with said.open("wb") as out:
         up = Up(project, subprocess.Popen(command, stdout=out, stderr=out), said, *ports)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from tests.e2e.test_up import Up, children, eventually, start
+from tests.support.busy import fill_the_machine
 
 from tidemill.core import ids
 from tidemill.core.clock import WallClock
@@ -59,8 +60,9 @@ def project(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def up(project: Path, tmp_path: Path) -> Iterator[Up]:
-    running = start(project, tmp_path / "said")
+def up(project: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Up]:
+    """What runs; with the priority of trainings that a test asks for, else with the usual one: tests run beside others that fill the machine."""
+    running = start(project, tmp_path / "said", "-o", f"training.priority={getattr(request, 'param', 'normal')}")
     yield running
     if running.process.poll() is None:
         running.process.send_signal(signal.SIGINT)
@@ -140,13 +142,14 @@ def test_a_rollout_moves_while_a_training_is_under_way(up: Up, ledger: Ledger) -
     happens(lambda: any(d.kind == "gate" and d.subject == f"{SERVICE}/3" for d in decisions.listing(ledger)))
 
 
+@pytest.mark.parametrize("up", ["idle"], indirect=True)
 @pytest.mark.skipif(sys.platform != "linux", reason="scheduling classes are Linux's")
 def test_on_a_full_machine_the_training_ends_and_everybody_else_goes_first(up: Up, ledger: Ledger) -> None:
     run_id = hold(up, ledger)
     classes = {name: os.sched_getscheduler(child(up, name)) for name in ("api", "server", "reconciler", "trainer")}
     assert classes == dict.fromkeys(("api", "server", "reconciler"), os.SCHED_OTHER) | {"trainer": os.SCHED_IDLE}
     assert {os.getsid(child(up, name)) for name in classes} == {os.getsid(up.process.pid)}, "priorities count within a session"
-    spinning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+    spinning = fill_the_machine()
     try:
         (up.project / "go").touch()
         eventually(lambda: runs(ledger)[-1][0::2] == (run_id, "finished"), within_s=1_200)
@@ -185,7 +188,7 @@ def test_ctrl_c_ends_a_training_and_the_next_up_finishes_it(up: Up, ledger: Ledg
         os.kill(trainer, 0)
     assert runs(ledger)[-1][0::2] == (run_id, "running")
     (up.project / "go").touch()
-    again = start(up.project, tmp_path / "again")
+    again = start(up.project, tmp_path / "again", "-o", "training.priority=normal")
     try:
         happens(lambda: runs(ledger)[-1][0::2] == (run_id, "finished"))
     finally:

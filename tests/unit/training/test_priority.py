@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import lightgbm
 import pytest
+from tests.support.busy import fill_the_machine
 from tests.unit.training.conftest import make_rows
 
 from tidemill.core.priority import LEAST, LONG_S, NICE, Priority, Ran
@@ -21,9 +22,8 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="scheduling classes a
 
 @pytest.fixture
 def full_machine() -> Iterator[None]:
-    """A process for each processor that never pauses, at the usual priority."""
-    command = [sys.executable, "-c", "while True: pass"]
-    spinning = [subprocess.Popen(command) for _ in range(os.cpu_count() or 1)]
+    """Nothing is left over while the test runs."""
+    spinning = fill_the_machine()
     yield
     for process in spinning:
         process.kill()
