@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+
+sync_data: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
+"""Makes the data of an open file durable; other systems than Linux have only the call that also waits for the file's times."""
 
 
 def processors() -> int:

@@ -16,10 +16,10 @@ from __future__ import annotations
 import os
 import struct
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 from tidemill.core.errors import InvalidError
+from tidemill.core.machine import sync_data
 
 try:
     import fcntl
@@ -30,7 +30,6 @@ _COUNTER = struct.Struct("Q")
 _COMMITS, _SYNCED = 0, 8
 _QUEUES: dict[str, WriteQueue] = {}
 _REGISTRY = threading.Lock()
-_sync: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
 
 
 def queue_for(database: Path) -> WriteQueue:
@@ -101,7 +100,7 @@ class WriteQueue:
             try:
                 if self._read(_SYNCED) < number:
                     upto = self._read(_COMMITS)
-                    _sync(self._log())
+                    sync_data(self._log())
                     self._note(_SYNCED, upto)
             finally:
                 fcntl.flock(self._sync_fd, fcntl.LOCK_UN)

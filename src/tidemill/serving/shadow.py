@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -166,7 +167,9 @@ class Shadows(Comparer):
 
 
 def _step_back() -> None:
+    if sys.platform != "linux":  # elsewhere the number of a thread may be another process's
+        return
     try:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
-    except (AttributeError, OSError):
+    except OSError:
         logger.debug("shadow.priority_unchanged")

@@ -58,7 +58,7 @@ def test_one_sync_serves_all_who_committed_before_it(tmp_path: Path, monkeypatch
         time.sleep(0.05)
         os.fsync(descriptor)
 
-    monkeypatch.setattr(queues, "_sync", slow)
+    monkeypatch.setattr(queues, "sync_data", slow)
     threads = [threading.Thread(target=_emit, args=(ledger, f"kind-{n}")) for n in range(12)]
     for thread in threads:
         thread.start()
@@ -73,7 +73,7 @@ def test_every_durable_write_is_synced_and_no_other(tmp_path: Path, monkeypatch:
     ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
     _emit(ledger, "first")
     synced: list[str] = []
-    monkeypatch.setattr(queues, "_sync", lambda descriptor: synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink())))
+    monkeypatch.setattr(queues, "sync_data", lambda descriptor: synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink())))
     _emit(ledger, "second")
     assert synced == [f"{tmp_path.resolve()}/ledger.db-wal"]
     ledger.log_metrics("run", [("loss", 0, 1.0)], at_us=1)

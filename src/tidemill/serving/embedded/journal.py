@@ -19,6 +19,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from tidemill.core.machine import sync_data
+
 try:
     import fcntl
 except ImportError:  # Windows: a segment is never known to have lost its writer, so it stays
@@ -106,7 +108,7 @@ def _write(file: int, frames: bytes, at: int, *, sync: bool) -> None:
     while written < len(frames):
         written += os.write(file, memoryview(frames)[written:])
     if sync:
-        os.fsync(file)
+        sync_data(file)
 
 
 class Ahead:
@@ -155,7 +157,7 @@ class Ahead:
                 if self._cancelled.wait(_STEP_PAUSE_S):
                     return
                 file.write(zeros)
-                os.fdatasync(file.fileno())
+                sync_data(file.fileno())
 
 
 def _discard(file: int, path: Path) -> None:
