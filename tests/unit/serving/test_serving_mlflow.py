@@ -100,6 +100,10 @@ def test_lines(stack: Stack, sent: str, kind: str) -> None:
         ("text/csv", "text/csv", f"{sigmoid(1)!r}\n"),
         ("image/png, text/csv;q=0.5", "text/csv", f"{sigmoid(1)!r}\n"),
         ("application/jsonlines", "application/jsonlines", f'{{"score":{sigmoid(1)!r}}}\n'),
+        ("text/csv;q=0, application/json;q=0.1", "application/json", None),
+        ("application/json; q=0.2, text/*; q=0.9", "text/csv", f"{sigmoid(1)!r}\n"),
+        ("application/json;q=0, */*", "text/csv", f"{sigmoid(1)!r}\n"),
+        ("application/*;q=often", "application/json", None),
     ],
 )
 def test_the_answer_comes_as_it_is_accepted(stack: Stack, accept: str, kind: str, answer: str | None) -> None:

@@ -7,6 +7,7 @@ Source: MLflow's documentation of the scoring server (`/invocations`, `/ping`, `
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -158,16 +159,25 @@ def _content_type(header: str) -> tuple[str, dict[str, str]]:
 
 
 def _accepted(header: str) -> str:
-    """The first of the accepted content types that can be written."""
+    """The content type that is liked best of those that can be written (RFC 9110, 12.5.1)."""
+    weights: dict[str, float] = {}
     for part in header.lower().split(","):
-        kind = part.partition(";")[0].strip()
-        if kind in ("", "*/*", "application/*"):
-            return _KINDS[0]
-        if kind in _KINDS:
-            return kind
-        if kind == "text/*":
-            return "text/csv"
+        kind, *parameters = (text.strip() for text in part.split(";"))
+        weights[kind or "*/*"] = _weight(parameters)
+    for kind in sorted(weights, key=lambda kind: -weights[kind]):
+        for known in _KINDS:
+            if weights[kind] > 0 and kind in (known, "*/*", known.partition("/")[0] + "/*") and weights.get(known, 1.0) > 0:
+                return known
     raise NotAcceptableError(f"this server answers {', '.join(_KINDS)}, none of which is accepted: {header}")
+
+
+def _weight(parameters: Sequence[str]) -> float:
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip() == "q":
+            with suppress(ValueError):
+                return float(value)
+    return 1.0
 
 
 def _reply(scored: Scored, kind: str) -> Reply:
