@@ -186,8 +186,9 @@ def serve_api(project: Path, overrides: Sequence[str]) -> None:
     with opened(project, overrides) as platform:
         where = platform.config.api
         tls = tls_of(platform.config, platform.project, check=where.host)
+        app = build_console(platform)  # first: it imports some of the same packages, which must not begin in two threads at once
         threading.Thread(target=_ahead, args=(platform,), daemon=True).start()
-        asyncio.run(_serve(build_console(platform), where.host, where.port, tls))
+        asyncio.run(_serve(app, where.host, where.port, tls))
 
 
 def _ahead(platform: Platform) -> None:

@@ -67,9 +67,16 @@ class SpinePieces:
     def __iter__(self) -> Iterator[pa.Table]:
         return pieces(self._counted(), self._rows)
 
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        """One row group after the other: a scan of a whole file, or of several, reads ahead of who is slower than it, up to all there is."""
+        schema = self._dataset.schema
+        for file in self._dataset.get_fragments():
+            for group in file.split_by_row_group():
+                yield from group.to_batches(schema=schema, batch_size=1 << 16)
+
     def _counted(self) -> Iterator[pa.Table]:
         start = 0
-        for batch in self._dataset.to_batches(batch_size=1 << 16, batch_readahead=4, fragment_readahead=1):
+        for batch in self._batches():
             keep = self._keep[start : start + batch.num_rows]
             start += batch.num_rows
             rows = pa.Table.from_batches([batch.filter(pa.array(keep))])
