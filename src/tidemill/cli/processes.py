@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 TURN = "reconciler-turn"
 LOOK_S = 1.0
 """How often the trainer looks for a cause whose run is to be made."""
+GRACE_S = 5.0
+"""How long a turn of the loop, or of a stream, may go on after a stop."""
 logger = logging.getLogger("tidemill.up")
 
 
@@ -79,8 +81,7 @@ def reconciler(project: Path, overrides: Sequence[str]) -> None:
     from tidemill.retraining import loop
 
     _yield_to_serving(5)
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    stop = _stop()
     with opened(project, overrides) as platform:
         pause_s = parse_duration(platform.config.retraining.tick) / SECOND_US
         apart = replace(platform.loop, launch=loop.leave)
@@ -113,10 +114,23 @@ def follower(project: Path, overrides: Sequence[str]) -> None:
     from tidemill.cli import streams
 
     _yield_to_serving(5)
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    stop = _stop()
     with opened(project, overrides) as platform:
         streams.run(platform, stop)
+
+
+def _stop() -> threading.Event:
+    """Set by SIGTERM. Who goes on for longer than `GRACE_S` then is ended wherever it is, which loses and repeats nothing: it may be killed as well."""
+    stop = threading.Event()
+
+    def told(*_: object) -> None:
+        stop.set()
+        late = threading.Timer(GRACE_S, os._exit, (0,))
+        late.daemon = True
+        late.start()
+
+    signal.signal(signal.SIGTERM, told)
+    return stop
 
 
 def _yield_to_serving(by: int) -> None:

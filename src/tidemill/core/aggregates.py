@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 from tidemill.core.errors import InvalidError
@@ -226,6 +227,7 @@ def parse_formula(formula: str) -> ast.Expression:
     return tree
 
 
+@lru_cache(1024)
 def names_in(formula: str) -> tuple[str, ...]:
     """The features that an expression reads, in order of appearance."""
     return tuple(dict.fromkeys(_names(parse_formula(formula))))

@@ -8,8 +8,10 @@ import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
+from types import CodeType
 from typing import Any
 from uuid import uuid4
 
@@ -96,8 +98,8 @@ def reference(view: FeatureView, rows: Rows, key: Mapping[str, Any], at: int) ->
     mine = [
         (r[table.event_time], k, i, r)
         for k, i, r in known
-        if r[table.event_time] is not None and r[table.event_time] <= at and current(k, i, r)
         if all(r[c] == key[c] and key[c] is not None for c in view.keys)
+        if r[table.event_time] is not None and r[table.event_time] <= at and current(k, i, r)
     ]
     answer: dict[str, Any] = {}
     for a in view.aggregates:
@@ -137,10 +139,15 @@ def _formula(text: str, values: Mapping[str, Any]) -> float | None:
     if None in values.values():
         return None
     try:
-        found = float(eval(text, {}, dict(values)))
+        found = float(eval(_compiled(text), {}, dict(values)))
     except ZeroDivisionError:
         return None
     return found if math.isfinite(found) else None
+
+
+@lru_cache
+def _compiled(text: str) -> CodeType:
+    return compile(text, text, "eval")
 
 
 def _when(row: Mapping[str, Any], name: str, holds: Callable[[Any], bool]) -> bool:

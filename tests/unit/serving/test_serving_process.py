@@ -131,9 +131,9 @@ def test_kill_9_loses_no_acknowledged_prediction(stack: Stack) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sync", ["yes", "no"])
-def test_kill_9_loses_no_acknowledged_prediction_25_times(stack: Stack, sync: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kill_9_loses_no_acknowledged_prediction_10_times(stack: Stack, sync: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SERVING_KIT_SYNC", sync)
-    _killed(stack, 25)
+    _killed(stack, 10)
 
 
 def test_many_connections_stay_open(stack: Stack) -> None:
