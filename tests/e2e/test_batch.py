@@ -102,17 +102,18 @@ def test_a_killed_batch_goes_on_and_gives_the_same(there: Path, tmp_path: Path) 
     assert pq.read_table(out).equals(pq.read_table(tmp_path / "undisturbed.parquet"))
 
 
-def test_rows_of_a_file_stand_as_they_are(there: Path, tmp_path: Path) -> None:
-    at = pa.array([parse_instant("2024-01-20")] * 3).cast(pa.timestamp("us", "UTC"))
+@pytest.mark.parametrize("group", [1, 10])
+def test_rows_of_a_file_stand_as_they_are(there: Path, tmp_path: Path, group: int) -> None:
+    at = pa.array([parse_instant(day) for day in ("2024-01-20", "2030-01-01", "2024-01-20", "2024-01-20")]).cast(pa.timestamp("us", "UTC"))
     columns = {
-        "order": ["x", "y", "z"],
+        "order": ["x", "later", "y", "z"],
         "at": at,
         "placed_at": at,
-        "kitchen": ["taco", "taco", None],
-        "distance_km": [1.0, 9.0, None],
-        "items": [1, 2, 3],
+        "kitchen": ["taco", "taco", "taco", None],
+        "distance_km": [1.0, 1.0, 9.0, None],
+        "items": [1, 1, 2, 3],
     }
-    pq.write_table(pa.table(columns), tmp_path / "rows.parquet")
+    pq.write_table(pa.table(columns), tmp_path / "rows.parquet", row_group_size=group)
     done = batch(there, "--table", str(tmp_path / "rows.parquet"), "--to", str(tmp_path / "out.parquet"))
     scores = pq.read_table(tmp_path / "out.parquet")
     assert (done["rows"], scores["order"].to_pylist()) == (3, ["x", "y", "z"])

@@ -5,7 +5,7 @@ Three things go on at the same time: features of the next piece are joined, this
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from tidemill.core.definitions import Service
+from tidemill.core.definitions import Definitions, Service
 from tidemill.core.errors import ConflictError, InvalidError, NotFoundError
 from tidemill.core.graphs import graph_version
 from tidemill.core.machine import processors
@@ -24,7 +25,7 @@ from tidemill.features import apply_on_demand, training_frame
 from tidemill.features.ports import AT
 from tidemill.platform.batch.graphs import ByGraph, nodes_now, own_version
 from tidemill.platform.batch.job import Job
-from tidemill.platform.frames import listed_rows
+from tidemill.platform.frames import listed_groups
 from tidemill.platform.lock import alone
 from tidemill.registry.ports import ModelVersion
 from tidemill.serving import Pins, compile_plan
@@ -199,24 +200,37 @@ def _scoring(platform: Platform, service: Service, pins: Mapping[str, Any]) -> S
 
 
 class _Listed:
-    """Rows of a file, as they stand."""
+    """Rows of a file, as they stand; those of a Parquet file are read row group by row group."""
 
-    def __init__(self, rows: pa.Table, service: Service, size: int) -> None:
-        ids = rows.column(service.key) if service.key in rows.column_names else pa.array(range(rows.num_rows))
-        self._rows = rows if "id" in rows.column_names else rows.append_column("id", ids.cast(pa.string()))
-        self._size, self.total = size, rows.num_rows
+    def __init__(self, path: Path, there: Definitions, service: Service, asked: Asked, until_us: int) -> None:
+        self._path, self._there, self._key, self._size = path, there, service.key, asked.rows
+        self._from_us, self._until_us = asked.from_us, until_us
+        self.total = sum(rows.num_rows for rows in self._kept([AT]))
+        if not self.total:
+            raise InvalidError(f"{str(path)!r} has no row at such times; choose others")
 
     def __iter__(self) -> Iterator[pa.Table]:
-        return pieces(iter([self._rows]), self._size)
+        return pieces(self._named(), self._size)
+
+    def _kept(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        for rows in listed_groups(self._path, self._there, columns):
+            at = pc.cast(rows.column(AT), pa.int64())
+            keep = pc.less_equal(at, self._until_us)
+            yield rows.filter(keep if self._from_us is None else pc.and_(keep, pc.greater_equal(at, self._from_us)))
+
+    def _named(self) -> Iterator[pa.Table]:
+        start = 0
+        for rows in self._kept():
+            if rows.num_rows:
+                ids = rows.column(self._key) if self._key in rows.column_names else pa.array(range(start, start + rows.num_rows))
+                yield rows if "id" in rows.column_names else rows.append_column("id", ids.cast(pa.string()))
+                start += rows.num_rows
 
 
 def _spine(platform: Platform, asked: Asked, service: Service, pins: Mapping[str, Any]) -> SpinePieces | _Listed:
     tables = platform.definitions.tables
     if asked.table not in tables:
-        rows = listed_rows(Path(asked.table), platform.definitions)
-        at = np.asarray(rows.column(AT).cast(pa.int64()).to_numpy())
-        first = asked.from_us if asked.from_us is not None else at.min(initial=0)
-        return _Listed(rows.filter(pa.array((at >= first) & (at <= pins["until_us"]))), service, asked.rows)
+        return _Listed(Path(asked.table), platform.definitions, service, asked, pins["until_us"])
     table = tables[asked.table]
     about = replace(service, spine=table, lead=service.lead if table == service.spine else "")
     return SpinePieces(about, _scan(platform, table.name, pins), from_us=asked.from_us, until_us=pins["until_us"], rows=asked.rows)
