@@ -151,14 +151,16 @@ def _listen(host: str, port: int, backlog: int) -> socket.socket:
 
 
 def prove(tls: Tls) -> None:
-    """Begin a server with a certificate, on a port that nobody is told, and end it. What Granian cannot use ends the process."""
+    """Begin a server with a certificate, on a port that nobody is told, and end the process, with 0 when it began. What Granian cannot use ends it too."""
 
     async def begin() -> None:
         server = RenewableServer(_nobody, tls, address="127.0.0.1", port=0, interface=Interfaces.ASGINL, log_enabled=False)
         serving = asyncio.create_task(server.serve())
-        await asyncio.sleep(0.1)
-        server.stop()
-        await serving
+        for ended in (await asyncio.wait({serving}, timeout=0.1))[0]:
+            ended.result()
+        if not server.wrks or server.wrks[0]._task.done():
+            raise ConfigError("the server did not begin")
+        os._exit(0)  # not by a stop, which may be lost on a server that has just begun
 
     asyncio.run(begin())
 

@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from time import monotonic
 
 from tidemill.core.clock import Clock
 from tidemill.core.errors import ConfigError
@@ -27,7 +28,8 @@ logger = logging.getLogger(__name__)
 Takes = Callable[[Tls], Awaitable[None]]
 Told = Callable[[str, str], None]
 EVERY_S = 5.0
-_PROOF_S = 120
+_PROOF_S, _AGAIN_S = 60, 60.0
+"""How long a proof may take, and when a pair that failed twice is tried once more: it may have been the machine's fault."""
 
 
 class Renewal:
@@ -53,7 +55,8 @@ class Renewal:
         every_s: float = EVERY_S,
     ) -> None:
         self._tls, self._host, self._clock, self._takes, self._told, self._every_s = tls, host, clock, takes, told, every_s
-        self._shown = self._refused = b""
+        self._shown = self._tried = self._refused = b""
+        self._again_at = 0.0
         self._problem = self._said = ""
         self._failures = 0
         self.expires_us = 0
@@ -89,7 +92,7 @@ class Renewal:
         found = _digest(cert, key)
         if found == self._shown:
             return False
-        if found == self._refused:
+        if found == self._refused and monotonic() < self._again_at:
             raise ConfigError(self._problem)
         with TemporaryDirectory(prefix="tidemill-tls-", dir=_memory()) as folder:
             copy = replace(self._tls, cert=Path(folder) / "cert.pem", key=Path(folder) / "key.pem")
@@ -99,12 +102,13 @@ class Renewal:
                 until = _until(await in_thread(None, _proved, copy, self._host))
             except ConfigError as error:
                 text = str(error).replace(str(copy.cert), str(self._tls.cert)).replace(str(copy.key), str(self._tls.key))
-                if self._failures:
-                    self._refused, self._problem = found, text
+                if found == self._tried:
+                    self._refused, self._problem, self._again_at = found, text, monotonic() + _AGAIN_S
+                self._tried = found
                 raise ConfigError(text) from error
             for take in self._takes:
                 await take(copy)
-        self._shown, self._refused, self.expires_us = found, b"", until
+        self._shown, self._tried, self._refused, self.expires_us = found, b"", b"", until
         logger.warning("certificate.renewed", extra={"cert": str(self._tls.cert), "until": format_instant(until)})
         return True
 
@@ -128,14 +132,11 @@ def _proved(tls: Tls, host: str) -> str:
     """Until when a certificate is good that clients take and Granian can use. Raises `ConfigError`."""
     until = tls.check(host)
     # Granian's TLS library ends the process when it cannot use a key that OpenSSL can (an unusual curve): let it be another process
-    tried = subprocess.run(
-        [sys.executable, "-m", "tidemill.serving.renewable", str(tls.cert), str(tls.key)],
-        input=tls.password or "",
-        capture_output=True,
-        text=True,
-        timeout=_PROOF_S,
-        check=False,
-    )
+    command = [sys.executable, "-m", "tidemill.serving.renewable", str(tls.cert), str(tls.key)]
+    try:
+        tried = subprocess.run(command, input=tls.password or "", capture_output=True, text=True, timeout=_PROOF_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise ConfigError(f"tls.cert and tls.key could not be tried within {_PROOF_S} s; is this machine very busy?") from error
     if tried.returncode:
         why = [line for line in tried.stderr.splitlines() if line.strip() and not line.startswith("note:")] or [f"code {tried.returncode}"]
         raise ConfigError(f"tls.cert and tls.key cannot be used by the server ({why[-1].strip()}); is it a kind of key that it knows?")

@@ -32,6 +32,7 @@ from tidemill.adapters.grpc.messages import SERVICE, message
 from tidemill.core.clock import ReplayClock, WallClock
 from tidemill.core.errors import ConfigError, UnavailableError
 from tidemill.core.instants import SECOND_US
+from tidemill.serving import renewal as renewing
 from tidemill.serving.embedded import SqlitePredictionLog
 from tidemill.serving.renewable import RenewableServer
 from tidemill.serving.renewal import Renewal, _proved
@@ -228,6 +229,59 @@ def test_half_of_a_pair_is_waited_for_and_what_is_wrong_is_said_once(
         assert not await renewal.look()
 
     asyncio.run(script())
+
+
+@pytest.mark.parametrize(("failures", "again_s"), [(1, 1_000.0), (3, 0.0)])
+def test_a_proof_that_fails_by_chance_is_made_again(
+    ca: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: int, again_s: float
+) -> None:
+    issue(ca, tmp_path)
+    until_when, asked, taken = tls(tmp_path).check("localhost"), list[str](), list[Tls]()
+
+    def proved(given: Tls, host: str) -> str:
+        asked.append(host)
+        if len(asked) <= failures or not given.key.read_bytes():
+            raise ConfigError("the machine was busy")
+        return until_when
+
+    async def take(given: Tls) -> None:
+        taken.append(given)
+
+    async def script() -> list[bool]:
+        renewal = Renewal(tls(tmp_path), "localhost", WallClock(), [take])
+        (tmp_path / "key.pem").write_bytes(b"")
+        for _ in range(3):  # it is not its first failure
+            await renewal.look()
+        issue(ca, tmp_path)
+        asked.clear()
+        return [await renewal.look() for _ in range(6)]
+
+    monkeypatch.setattr(renewing, "_proved", proved)
+    monkeypatch.setattr(renewing, "_AGAIN_S", again_s)
+    found = asyncio.run(script())
+    assert found == [n == failures for n in range(6)]
+    assert (len(asked), len(taken)) == (failures + 1, 1)
+
+
+def test_a_pair_that_failed_twice_is_not_proved_at_each_look(ca: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    issue(ca, tmp_path)
+    asked = []
+
+    def proved(given: Tls, host: str) -> str:
+        asked.append(host)
+        raise ConfigError("no key that it knows")
+
+    async def script() -> list[str]:
+        said: list[str] = []
+        renewal = Renewal(tls(tmp_path), "localhost", WallClock(), [], told=lambda problem, _means: said.append(problem))
+        issue(ca, tmp_path)
+        for _ in range(5):
+            assert not await renewal.look()
+        return said
+
+    monkeypatch.setattr(renewing, "_proved", proved)
+    assert asyncio.run(script()) == ["no key that it knows"] * 4
+    assert len(asked) == 2
 
 
 def test_one_that_expires_before_another_comes_is_said(ca: trustme.CA, tmp_path: Path) -> None:
