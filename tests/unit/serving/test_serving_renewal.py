@@ -263,6 +263,28 @@ def test_a_proof_that_fails_by_chance_is_made_again(
     assert (len(asked), len(taken)) == (failures + 1, 1)
 
 
+def test_authorities_that_are_being_written_when_the_pair_is_there_are_waited_for(ca: trustme.CA, tmp_path: Path) -> None:
+    issue(ca, tmp_path)
+    taken: list[Tls] = []
+
+    async def take(given: Tls) -> None:
+        taken.append(given)
+
+    async def script() -> list[bool]:
+        renewal = Renewal(tls(tmp_path), "localhost", WallClock(), [take])
+        (tmp_path / "key.pem").write_bytes(b"")
+        found = [await renewal.look() for _ in range(2)]
+        issue(ca, tmp_path)
+        authorities = (tmp_path / "ca.pem").read_bytes()
+        (tmp_path / "ca.pem").write_bytes(b"")
+        found.append(await renewal.look())
+        (tmp_path / "ca.pem").write_bytes(authorities)
+        return [*found, await renewal.look()]
+
+    assert asyncio.run(script()) == [False, False, False, True]
+    assert len(taken) == 1
+
+
 def test_a_pair_that_failed_twice_is_not_proved_at_each_look(ca: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     issue(ca, tmp_path)
     asked = []
