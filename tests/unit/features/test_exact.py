@@ -17,7 +17,23 @@ def test_a_difference_of_running_sums_is_the_sum_between(values: list[float], i:
     parts, base = split(np.array(values, dtype=np.float64))
     sums = [np.concatenate([[0], np.cumsum(p)]) for p in parts]
     found = join([s[high : high + 1] - s[low : low + 1] for s in sums], base)[0]
-    assert math.isclose(found, math.fsum(values[low:high]), rel_tol=1e-14)
+    assert found == math.fsum(values[low:high])
+
+
+TIES = st.lists(st.sampled_from([2.0**53, -(2.0**53), 1.0, -1.0, 0.5, -0.5, 2.0**-60, -(2.0**-60), 5e-324, 3.0, 1e15, 0.0625]), max_size=8)
+
+
+@given(TIES | FLOATS, FLOATS, st.sampled_from([30, 40, 50]))
+def test_a_sum_is_rounded_once_whatever_else_the_column_has(values: list[float], others: list[float], bits: int) -> None:
+    for column in (values, [*values, *others]):
+        parts, base = split(np.array(column, dtype=np.float64), bits)
+        assert join([p[: len(values)].sum(keepdims=True) for p in parts], base, bits)[0] == math.fsum(values)
+
+
+def test_a_sum_beyond_the_range_of_floats_is_infinite() -> None:
+    for sign in (1, -1):
+        parts, base = split(np.array([1e308, 1e308]) * sign)
+        assert join([p.sum(keepdims=True) for p in parts], base)[0] == sign * math.inf
 
 
 def test_nan_is_nothing_and_whole_numbers_need_one_part() -> None:

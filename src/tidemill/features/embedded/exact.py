@@ -2,7 +2,7 @@
 
 Offline, a column becomes a few columns of integers (`split`), whose running sums and differences are exact, and
 `join` rounds once. Online, a sum is a list of floats that do not overlap (`grow`), from which any value can be taken out again.
-Both end within one or two units in the last place of the true sum, so they are equal for every purpose. Source of `grow`:
+Both end in the float that is nearest to the true sum, so they are equal, and no other row of the column changes them. Source of `grow`:
 Shewchuk, *Adaptive Precision Floating-Point Arithmetic* (1997), as in Python's `math.fsum`.
 """
 
@@ -18,6 +18,7 @@ from tidemill.features.embedded.source import Float64, Int64
 
 BITS = 30
 """Bits of a part: 2^33 of them add up within 63 bits."""
+_LOW_BITS, _TIE = 31, 1e-6
 
 
 def split(values: Float64, bits: int = BITS) -> tuple[list[Int64], int]:
@@ -93,16 +94,42 @@ def join_parts(parts: Sequence[Int64], base: int) -> list[list[float]]:
 
 
 def join(parts: Sequence[Int64], base: int, bits: int = BITS) -> Float64:
-    """Round sums of what `split` gave to float64."""
+    """Round sums of what `split` gave to float64, once: to the float that is nearest to the sum, whatever else was split with it."""
     parts = list(parts)
     for i in range(len(parts) - 1):
         parts[i + 1] = parts[i + 1] + (parts[i] >> bits)
         parts[i] = parts[i] & ((1 << bits) - 1)
-    with np.errstate(over="ignore"):
-        total = np.zeros(len(parts[0]))
-        for i in reversed(range(len(parts))):
-            total = total + np.ldexp(parts[i].astype(np.float64), base + bits * i)
-    return np.asarray(total, dtype=np.float64)
+    if len(parts) == 1 and np.abs(parts[0]).max(initial=0) < 1 << 53:
+        with np.errstate(over="ignore"):
+            return np.asarray(np.ldexp(parts[0].astype(np.float64), base), dtype=np.float64)
+    low = parts[-1] & ((1 << _LOW_BITS) - 1)  # the last may be more than a float holds
+    shifts = [base + bits * i for i in range(len(parts))]
+    pieces = [*zip(parts[:-1], shifts, strict=False), (low, shifts[-1]), (parts[-1] - low, shifts[-1])]
+    total, rest = np.zeros(len(low)), np.zeros(len(low))
+    with np.errstate(over="ignore", invalid="ignore"):
+        for piece, shift in reversed(pieces):
+            part = np.ldexp(piece.astype(np.float64), shift)
+            new = total + part
+            back = new - total
+            rest += (total - (new - back)) + (part - back)
+            total = new
+        found = total + rest
+        half = np.spacing(np.abs(found)) / 2
+        missing = np.abs((total - found) + rest)
+        near = (np.abs(missing - half) <= half * _TIE) | (np.abs(missing - half / 2) <= half * _TIE)
+    for k in np.flatnonzero((near & (half > 0)) | ~np.isfinite(found)):  # a tie, or nearly, is decided by what was rounded off
+        found[k] = _nearest(sum(int(part[k]) << (bits * i) for i, part in enumerate(parts)), base)
+    return np.asarray(found, dtype=np.float64)
+
+
+def _nearest(mantissa: int, exponent: int) -> float:
+    """The float that is nearest to `mantissa * 2**exponent`; beyond the range of floats, infinity."""
+    sign, size = (-1.0 if mantissa < 0 else 1.0), abs(mantissa)
+    more = max(0, size.bit_length() - 66)
+    try:
+        return sign * math.ldexp(size >> more | bool(size & ((1 << more) - 1)), exponent + more)
+    except OverflowError:
+        return sign * math.inf
 
 
 def grow(partials: list[float], value: float) -> None:
