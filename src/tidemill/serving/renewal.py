@@ -55,7 +55,7 @@ class Renewal:
         every_s: float = EVERY_S,
     ) -> None:
         self._tls, self._host, self._clock, self._takes, self._told, self._every_s = tls, host, clock, takes, told, every_s
-        self._shown = self._tried = self._refused = b""
+        self._shown = self._tried = b""
         self._again_at = 0.0
         self._problem = self._said = ""
         self._failures = 0
@@ -92,7 +92,7 @@ class Renewal:
         found = _digest(cert, key)
         if found == self._shown:
             return False
-        if found == self._refused and monotonic() < self._again_at:
+        if found == self._tried and monotonic() < self._again_at:
             raise ConfigError(self._problem)
         with TemporaryDirectory(prefix="tidemill-tls-", dir=_memory()) as folder:
             copy = replace(self._tls, cert=Path(folder) / "cert.pem", key=Path(folder) / "key.pem")
@@ -102,13 +102,12 @@ class Renewal:
                 until = _until(await in_thread(None, _proved, copy, self._host))
             except ConfigError as error:
                 text = str(error).replace(str(copy.cert), str(self._tls.cert)).replace(str(copy.key), str(self._tls.key))
-                if found == self._tried:
-                    self._refused, self._problem, self._again_at = found, text, monotonic() + _AGAIN_S
-                self._tried = found
+                self._again_at = monotonic() + _AGAIN_S if found == self._tried else 0.0
+                self._tried, self._problem = found, text
                 raise ConfigError(text) from error
             for take in self._takes:
                 await take(copy)
-        self._shown, self._tried, self._refused, self.expires_us = found, b"", b"", until
+        self._shown, self._tried, self.expires_us = found, b"", until
         logger.warning("certificate.renewed", extra={"cert": str(self._tls.cert), "until": format_instant(until)})
         return True
 

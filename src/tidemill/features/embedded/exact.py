@@ -18,7 +18,7 @@ from tidemill.features.embedded.source import Float64, Int64
 
 BITS = 30
 """Bits of a part: 2^33 of them add up within 63 bits."""
-_LOW_BITS, _TIE = 31, 1e-6
+_TIE = 1e-6
 
 
 def split(values: Float64, bits: int = BITS) -> tuple[list[Int64], int]:
@@ -57,11 +57,11 @@ def bits_for(count: int) -> int:
     return min(62 - count.bit_length(), 50)
 
 
-def whole(parts: Sequence[Int64]) -> npt.NDArray[np.object_]:
+def whole(parts: Sequence[Int64], bits: int = BITS) -> npt.NDArray[np.object_]:
     """Sums of parts as Python integers, in units of `2**base`."""
     total = np.zeros(len(parts[0]), dtype=object)
     for i, part in enumerate(parts):
-        total = total + part.astype(object) * (1 << (BITS * i))
+        total = total + part.astype(object) * (1 << (bits * i))
     return total
 
 
@@ -79,36 +79,17 @@ def deviation(count: int, total: int, squares: int, base: int) -> float:
 
 def join_parts(parts: Sequence[Int64], base: int) -> list[list[float]]:
     """Sums of what `split` gave, each as a few floats that add up to it exactly, least first."""
-    parts = list(parts)
-    for i in range(len(parts) - 1):
-        parts[i + 1] = parts[i + 1] + (parts[i] >> BITS)
-        parts[i] = parts[i] & ((1 << BITS) - 1)
-    shifts = [base + BITS * i for i in range(len(parts))]
-    if len(parts[-1]) and np.abs(parts[-1]).max() >= 1 << 53:  # more than a float holds
-        high = parts.pop()
-        parts += [high & ((1 << BITS) - 1), high >> BITS << BITS]
-        shifts.append(shifts[-1])
-    with np.errstate(over="ignore"):
-        columns = [np.ldexp(part.astype(np.float64), shift).tolist() for part, shift in zip(parts, shifts, strict=True)]
-    return [list(row) for row in zip(*columns, strict=True)]
+    return [list(row) for row in zip(*(column.tolist() for column in _floats(parts, base, BITS)), strict=True)]
 
 
 def join(parts: Sequence[Int64], base: int, bits: int = BITS) -> Float64:
     """Round sums of what `split` gave to float64, once: to the float that is nearest to the sum, whatever else was split with it."""
-    parts = list(parts)
-    for i in range(len(parts) - 1):
-        parts[i + 1] = parts[i + 1] + (parts[i] >> bits)
-        parts[i] = parts[i] & ((1 << bits) - 1)
-    if len(parts) == 1 and np.abs(parts[0]).max(initial=0) < 1 << 53:
-        with np.errstate(over="ignore"):
-            return np.asarray(np.ldexp(parts[0].astype(np.float64), base), dtype=np.float64)
-    low = parts[-1] & ((1 << _LOW_BITS) - 1)  # the last may be more than a float holds
-    shifts = [base + bits * i for i in range(len(parts))]
-    pieces = [*zip(parts[:-1], shifts, strict=False), (low, shifts[-1]), (parts[-1] - low, shifts[-1])]
-    total, rest = np.zeros(len(low)), np.zeros(len(low))
+    least, *greater = columns = _floats(parts, base, bits)
+    if not greater:
+        return least
+    total, rest = np.zeros(len(least)), np.zeros(len(least))
     with np.errstate(over="ignore", invalid="ignore"):
-        for piece, shift in reversed(pieces):
-            part = np.ldexp(piece.astype(np.float64), shift)
+        for part in reversed(columns):
             new = total + part
             back = new - total
             rest += (total - (new - back)) + (part - back)
@@ -117,9 +98,25 @@ def join(parts: Sequence[Int64], base: int, bits: int = BITS) -> Float64:
         half = np.spacing(np.abs(found)) / 2
         missing = np.abs((total - found) + rest)
         near = (np.abs(missing - half) <= half * _TIE) | (np.abs(missing - half / 2) <= half * _TIE)
-    for k in np.flatnonzero((near & (half > 0)) | ~np.isfinite(found)):  # a tie, or nearly, is decided by what was rounded off
-        found[k] = _nearest(sum(int(part[k]) << (bits * i) for i, part in enumerate(parts)), base)
+    places = np.flatnonzero((near & (half > 0)) | ~np.isfinite(found))  # a tie, or nearly, is decided by what was rounded off
+    for place, mantissa in zip(places, whole([part[places] for part in parts], bits), strict=True):
+        found[place] = _nearest(mantissa, base)
     return np.asarray(found, dtype=np.float64)
+
+
+def _floats(parts: Sequence[Int64], base: int, bits: int) -> list[Float64]:
+    """Sums of what `split` gave as columns of floats that add up to them exactly, least first."""
+    parts = list(parts)
+    for i in range(len(parts) - 1):
+        parts[i + 1] = parts[i + 1] + (parts[i] >> bits)
+        parts[i] = parts[i] & ((1 << bits) - 1)
+    shifts = [base + bits * i for i in range(len(parts))]
+    if np.abs(parts[-1]).max(initial=0) >= 1 << 53:  # more than a float holds
+        high = parts.pop()
+        parts += [high & ((1 << BITS) - 1), high >> BITS << BITS]
+        shifts.append(shifts[-1])
+    with np.errstate(over="ignore"):
+        return [np.asarray(np.ldexp(part.astype(np.float64), shift)) for part, shift in zip(parts, shifts, strict=True)]
 
 
 def _nearest(mantissa: int, exponent: int) -> float:
